@@ -1,0 +1,2 @@
+//! The tepui program.
+fn main() {}

@@ -1,0 +1,250 @@
+//! What to do: the data that isolators return and that a launch turns into its list of steps.
+//!
+//! Isolators never act inside a container. They say here what the launch must do; `merge` puts their answers
+//! together in configured order and refuses two of them that set the same single-valued field.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxNamespaceType;
+
+use crate::declaration::Overlay;
+use crate::error::{Error, Result};
+
+/// What one isolator, or all of them merged, ask of a launch.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerLaunchInfo {
+    /// New namespaces. The cgroup namespace is made after the move into the cgroups, all others by clone3(2).
+    pub namespaces: Vec<LinuxNamespaceType>,
+    /// cgroup v1: directories whose `tasks` file the child writes itself into before anything else.
+    pub cgroup_v1: Vec<PathBuf>,
+    /// cgroup v2 (also the v2 side of a hybrid host): the directory that the child is cloned into.
+    pub cgroup_v2: Option<PathBuf>,
+    /// Host name in a new UTS namespace.
+    pub hostname: Option<CString>,
+    /// Whether the loopback device of a new network namespace is to be set up.
+    pub loopback: bool,
+    /// The root file system.
+    pub rootfs: Option<RootMount>,
+    /// Mounts inside the root file system, in order.
+    pub mounts: Vec<Mount>,
+    /// Paths inside the container that are hidden: files by the host's null device, directories by an empty read-only tmpfs.
+    pub masked_paths: Vec<CString>,
+    /// Paths inside the container that become read-only.
+    pub readonly_paths: Vec<CString>,
+    /// Whether the root mount becomes read-only at the end.
+    pub readonly_root: bool,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// The five capability sets.
+    pub capabilities: Option<CapabilitySets>,
+    /// Whether execve(2) may no longer grant privileges.
+    pub no_new_privileges: bool,
+    /// The compiled seccomp program.
+    pub seccomp: Option<SeccompFilter>,
+}
+
+/// How the root file system is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootMount {
+    /// A recursive bind of this directory (`/` for the host's file system). `attributes` go on its top mount.
+    Bind {
+        /// Directory on the host.
+        source: PathBuf,
+        /// `MOUNT_ATTR_*` to set.
+        attributes: u64,
+    },
+    /// An overlay; `MS_*` flags in `flags`.
+    Overlay {
+        /// The layers.
+        overlay: Overlay,
+        /// `MS_*` flags, e.g. `MS_NODEV`.
+        flags: u64,
+    },
+}
+
+/// One mount inside the container. Targets are resolved inside the root, never by a path on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where, an absolute path in the container. It is made when missing: a file for a bind of a file, else a directory.
+    pub target: CString,
+    /// What.
+    pub kind: MountKind,
+    /// `MOUNT_ATTR_*` to set on it (mount_setattr(2)).
+    pub attributes: u64,
+    /// Whether `attributes` hold for all mounts below too (`rro`, `rnosuid` …).
+    pub recursive_attributes: bool,
+    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` or `MS_UNBINDABLE`, with `MS_REC` or not; 0 leaves it as it is.
+    pub propagation: u64,
+    /// Whether the target must be a real directory, reached without any symbolic link (`/proc`, `/sys`).
+    pub plain_target: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountKind {
+    /// A new file system, made inside the container's namespaces.
+    Filesystem {
+        /// `proc`, `tmpfs`, `mqueue` …
+        fstype: CString,
+        /// What the mount table calls its source.
+        source: CString,
+        /// fsconfig(2) options: a key with a value, or a flag alone.
+        options: Vec<(CString, Option<CString>)>,
+    },
+    /// A tree of the host, opened before the clone.
+    Bind {
+        /// Path on the host.
+        source: PathBuf,
+        /// Whether the mounts below it come along (`rbind`).
+        recursive: bool,
+    },
+    /// A tmpfs with device nodes, filled before the clone.
+    Devices {
+        /// The nodes.
+        nodes: Vec<DeviceNode>,
+        /// Symbolic links, name in the directory and what they point at.
+        links: Vec<(CString, CString)>,
+        /// Empty directories that later mounts need.
+        directories: Vec<CString>,
+        /// tmpfs options.
+        options: Vec<(CString, Option<CString>)>,
+    },
+}
+
+/// A device node in the container's `/dev`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// Name below `/dev`.
+    pub name: CString,
+    /// `S_IFCHR` or `S_IFBLK` with the permission bits.
+    pub mode: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// One setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    /// `RLIMIT_*` of the kernel.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// The five capability sets, bit n = capability number n (capabilities(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct CapabilitySets {
+    /// What execve(2) can ever give.
+    pub bounding: u64,
+    /// What counts in a permission check.
+    pub effective: u64,
+    /// What may be made effective.
+    pub permitted: u64,
+    /// What stays through execve(2) of a file that names it.
+    pub inheritable: u64,
+    /// What stays through execve(2) of an ordinary file.
+    pub ambient: u64,
+}
+
+/// A seccomp program ready for seccomp(2).
+#[derive(Clone)]
+pub struct SeccompFilter {
+    /// Classic BPF, at most 4096 instructions.
+    pub program: Vec<libc::sock_filter>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u64,
+}
+
+impl std::fmt::Debug for SeccompFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SeccompFilter({} instructions, flags {:#x})", self.program.len(), self.flags)
+    }
+}
+
+impl ContainerLaunchInfo {
+    /// Adds what `isolator` asks: lists append, single values may be set by one isolator only.
+    ///
+    /// # Errors
+    /// `Error::Conflict` with the field when it was set before; the caller knows by whom from `set_by`.
+    pub fn merge(&mut self, isolator: &'static str, other: ContainerLaunchInfo, set_by: &mut Vec<(&'static str, &'static str)>) -> Result<()> {
+        let mut single = |field: &'static str, is_set: bool| -> Result<bool> {
+            if !is_set {
+                return Ok(false);
+            }
+            if let Some((_, first)) = set_by.iter().find(|(name, _)| *name == field) {
+                return Err(Error::Conflict { field, first, second: isolator });
+            }
+            set_by.push((field, isolator));
+            Ok(true)
+        };
+        macro_rules! take {
+            ($($field:ident),*) => {$(
+                if single(stringify!($field), other.$field.is_some())? {
+                    self.$field = other.$field;
+                }
+            )*};
+        }
+        take!(hostname, rootfs, oom_score_adj, capabilities, seccomp);
+        // On cgroup v2 every controller names the same directory.
+        if let (Some(ours), Some(theirs)) = (&self.cgroup_v2, &other.cgroup_v2)
+            && ours != theirs
+        {
+            return Err(Error::Conflict { field: "cgroup_v2", first: "another cgroups isolator", second: isolator });
+        }
+        self.cgroup_v2 = self.cgroup_v2.take().or(other.cgroup_v2);
+        for directory in other.cgroup_v1 {
+            // Controllers mounted together (cpu,cpuacct) name the same directory.
+            if !self.cgroup_v1.contains(&directory) {
+                self.cgroup_v1.push(directory);
+            }
+        }
+        self.loopback |= other.loopback;
+        self.readonly_root |= other.readonly_root;
+        self.no_new_privileges |= other.no_new_privileges;
+        self.namespaces.extend(other.namespaces);
+        self.mounts.extend(other.mounts);
+        self.masked_paths.extend(other.masked_paths);
+        self.readonly_paths.extend(other.readonly_paths);
+        self.rlimits.extend(other.rlimits);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_isolators_cannot_set_one_single_value() {
+        let mut merged = ContainerLaunchInfo::default();
+        let mut set_by = Vec::new();
+        let with_name = || ContainerLaunchInfo { hostname: Some(c"web".into()), ..Default::default() };
+        merged.merge("namespaces/uts", with_name(), &mut set_by).expect("the first one");
+        let error = merged.merge("other/one", with_name(), &mut set_by).expect_err("the second one");
+        let text = error.to_string();
+        assert!(text.contains("namespaces/uts") && text.contains("other/one") && text.contains("hostname"), "{text}");
+    }
+
+    #[test]
+    fn lists_append_in_configured_order_and_a_shared_cgroup_is_joined_once() {
+        let mut merged = ContainerLaunchInfo::default();
+        let mut set_by = Vec::new();
+        for (name, path) in [("cgroups/cpu", "/c"), ("cgroups/cpuacct", "/c"), ("cgroups/mem", "/m")] {
+            let info = ContainerLaunchInfo { cgroup_v1: vec![path.into()], masked_paths: vec![c"/x".into()], ..Default::default() };
+            merged.merge(name, info, &mut set_by).expect("no conflict");
+        }
+        assert_eq!(merged.cgroup_v1, [PathBuf::from("/c"), PathBuf::from("/m")]);
+        assert_eq!(merged.masked_paths.len(), 3);
+    }
+}

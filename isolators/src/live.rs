@@ -1,0 +1,133 @@
+//! What is: the state of a running process' isolation, as read from the kernel.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::launch_info::CapabilitySets;
+
+/// The process that is looked at: any process, ours or not, seen from the observer's `/proc`.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its pid in the observer's pid namespace.
+    pub pid: u32,
+}
+
+impl Target {
+    /// `/proc/PID/<name>`.
+    pub fn proc_path(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.pid.to_string()).join(name)
+    }
+}
+
+/// One namespace of the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LiveNamespace {
+    /// Inode number of `/proc/PID/ns/<name>`: equal numbers mean the same namespace.
+    pub inode: u64,
+    /// Whether the observer is in the same one.
+    pub shared_with_observer: bool,
+}
+
+/// One line of `/proc/PID/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LiveMount {
+    /// Root of the mount within its file system.
+    pub root: String,
+    /// Mount point as the target sees it.
+    pub target: String,
+    /// Per-mount options: `ro`, `nosuid` …
+    pub options: Vec<String>,
+    /// Optional fields: `shared:N`, `master:N` …
+    pub propagation: Vec<String>,
+    /// File system type.
+    pub fstype: String,
+    /// Its source.
+    pub source: String,
+    /// Options of the file system itself.
+    pub super_options: Vec<String>,
+}
+
+/// A thing that hides or covers a path of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LiveMask {
+    /// The path does not exist.
+    Absent,
+    /// The null device (character 1:3).
+    NullDevice,
+    /// An empty, read-only directory.
+    EmptyReadOnlyDirectory,
+    /// It can be read but not written.
+    ReadOnly,
+    /// Nothing hides it.
+    Open,
+}
+
+/// seccomp of one thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LiveSeccomp {
+    /// `Seccomp:` of status: 0 none, 1 strict, 2 filter.
+    pub mode: u32,
+    /// `Seccomp_filters:` of status, where the kernel shows it (5.9).
+    pub filters: Option<u32>,
+    /// The programs, most recently installed first, each instruction as `code jt jf k`; `None` when they could not be read.
+    pub programs: Option<Vec<Vec<(u16, u8, u8, u32)>>>,
+}
+
+/// All that isolators observed of one target. `None` and empty mean: not looked at or not to be seen.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Live {
+    /// By the name in `/proc/PID/ns`.
+    pub namespaces: BTreeMap<String, LiveNamespace>,
+    /// Host name in its UTS namespace.
+    pub hostname: Option<String>,
+    /// Capability sets of the weakest thread (the union over threads, so that no thread's extra right is missed).
+    pub capabilities: Option<CapabilitySets>,
+    /// True only when every thread has it.
+    pub no_new_privileges: Option<bool>,
+    /// Of the least filtered thread.
+    pub seccomp: Option<LiveSeccomp>,
+    /// Its mount table.
+    pub mounts: Vec<LiveMount>,
+    /// The masked and read-only paths of the declaration, as the target finds them.
+    pub masks: BTreeMap<String, LiveMask>,
+    /// Files of the target's cgroups: file name (`memory.max`, `cpu.shares` …) to content.
+    pub cgroup: BTreeMap<String, String>,
+    /// Its cgroup paths: controller (or `""` for v2) to path.
+    pub cgroup_paths: BTreeMap<String, String>,
+    /// Soft and hard limit by OCI name (`RLIMIT_NOFILE`); `u64::MAX` is unlimited.
+    pub rlimits: BTreeMap<String, (u64, u64)>,
+}
+
+/// How a live item compares with the declared one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As declared.
+    Match,
+    /// Less isolated than declared.
+    Weaker,
+    /// More isolated than declared.
+    Stronger,
+    /// Could not be seen.
+    Unknown,
+}
+
+/// One compared item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The isolator that is answerable for it.
+    pub isolator: &'static str,
+    /// The item, e.g. `memory limit` or `mask /proc/kcore`.
+    pub item: String,
+    /// What was declared.
+    pub declared: String,
+    /// What the kernel says.
+    pub live: String,
+    /// How the two compare.
+    pub verdict: Verdict,
+    /// The file that was read.
+    pub read_from: String,
+}
