@@ -1,1 +1,3 @@
-//! placeholder
+//! tepui: a container executor for Apache Mesos agents.
+
+pub mod settings;

@@ -34,7 +34,11 @@ impl FromStr for ContainerId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
         let good_start = !text.starts_with(['.', '-']);
-        if text.is_empty() || text.len() > Self::MAX_LENGTH || !good_start || !text.bytes().all(allowed) {
+        if text.is_empty()
+            || text.len() > Self::MAX_LENGTH
+            || !good_start
+            || !text.bytes().all(allowed)
+        {
             return Err(InvalidContainerId(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
@@ -63,7 +67,9 @@ impl fmt::Display for ContainerId {
 
 /// A text that cannot be a container id.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0:?} is not a container id: use 1 to 128 of A-Z a-z 0-9 _ . - and do not start with a dot or a dash")]
+#[error(
+    "{0:?} is not a container id: use 1 to 128 of A-Z a-z 0-9 _ . - and do not start with a dot or a dash"
+)]
 pub struct InvalidContainerId(pub String);
 
 /// What one container is to be.
@@ -83,7 +89,11 @@ pub struct Declaration {
 impl Declaration {
     /// Whether the container is to have a new namespace of this type of its own (not shared, not joined by path).
     pub fn has_new_namespace(&self, kind: LinuxNamespaceType) -> bool {
-        let namespaces = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let namespaces = self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref());
         namespaces.is_some_and(|all| all.iter().any(|n| n.typ() == kind && n.path().is_none()))
     }
 }
@@ -136,9 +146,23 @@ mod tests {
     #[test]
     fn an_id_is_one_safe_path_component() {
         for good in ["a", "web.1-3fa92b11c0de", "A_b.c-9"] {
-            assert_eq!(good.parse::<ContainerId>().expect("a good id").as_str(), good);
+            assert_eq!(
+                good.parse::<ContainerId>().expect("a good id").as_str(),
+                good
+            );
         }
-        for bad in ["", ".", "..", "-x", ".x", "a/b", "a b", "a\n", "ä", &"x".repeat(129)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "-x",
+            ".x",
+            "a/b",
+            "a b",
+            "a\n",
+            "ä",
+            &"x".repeat(129),
+        ] {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
     }

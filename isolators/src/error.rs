@@ -88,7 +88,15 @@ pub enum Error {
 
 impl Error {
     /// A `File` error; `action` reads before the path.
-    pub fn file(action: impl Into<String>, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
-        Self::File { action: action.into(), path: path.into(), source: source.into() }
+    pub fn file(
+        action: impl Into<String>,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::File {
+            action: action.into(),
+            path: path.into(),
+            source: source.into(),
+        }
     }
 }

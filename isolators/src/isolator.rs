@@ -21,7 +21,11 @@ pub trait Isolator: Send + Sync {
     ///
     /// # Errors
     /// When the declaration asks for what cannot be honoured, or the host refuses.
-    fn prepare(&self, _id: &ContainerId, _declaration: &Declaration) -> Result<ContainerLaunchInfo> {
+    fn prepare(
+        &self,
+        _id: &ContainerId,
+        _declaration: &Declaration,
+    ) -> Result<ContainerLaunchInfo> {
         Ok(ContainerLaunchInfo::default())
     }
 
@@ -29,7 +33,11 @@ pub trait Isolator: Send + Sync {
     ///
     /// # Errors
     /// When the kernel refuses the notification.
-    fn watch(&self, _id: &ContainerId, _declaration: &Declaration) -> Result<Option<Box<dyn Watch>>> {
+    fn watch(
+        &self,
+        _id: &ContainerId,
+        _declaration: &Declaration,
+    ) -> Result<Option<Box<dyn Watch>>> {
         Ok(None)
     }
 

@@ -168,7 +168,12 @@ pub struct SeccompFilter {
 
 impl std::fmt::Debug for SeccompFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SeccompFilter({} instructions, flags {:#x})", self.program.len(), self.flags)
+        write!(
+            f,
+            "SeccompFilter({} instructions, flags {:#x})",
+            self.program.len(),
+            self.flags
+        )
     }
 }
 
@@ -177,13 +182,22 @@ impl ContainerLaunchInfo {
     ///
     /// # Errors
     /// `Error::Conflict` with the field when it was set before; the caller knows by whom from `set_by`.
-    pub fn merge(&mut self, isolator: &'static str, other: ContainerLaunchInfo, set_by: &mut Vec<(&'static str, &'static str)>) -> Result<()> {
+    pub fn merge(
+        &mut self,
+        isolator: &'static str,
+        other: ContainerLaunchInfo,
+        set_by: &mut Vec<(&'static str, &'static str)>,
+    ) -> Result<()> {
         let mut single = |field: &'static str, is_set: bool| -> Result<bool> {
             if !is_set {
                 return Ok(false);
             }
             if let Some((_, first)) = set_by.iter().find(|(name, _)| *name == field) {
-                return Err(Error::Conflict { field, first, second: isolator });
+                return Err(Error::Conflict {
+                    field,
+                    first,
+                    second: isolator,
+                });
             }
             set_by.push((field, isolator));
             Ok(true)
@@ -200,7 +214,11 @@ impl ContainerLaunchInfo {
         if let (Some(ours), Some(theirs)) = (&self.cgroup_v2, &other.cgroup_v2)
             && ours != theirs
         {
-            return Err(Error::Conflict { field: "cgroup_v2", first: "another cgroups isolator", second: isolator });
+            return Err(Error::Conflict {
+                field: "cgroup_v2",
+                first: "another cgroups isolator",
+                second: isolator,
+            });
         }
         self.cgroup_v2 = self.cgroup_v2.take().or(other.cgroup_v2);
         for directory in other.cgroup_v1 {
@@ -229,19 +247,39 @@ mod tests {
     fn two_isolators_cannot_set_one_single_value() {
         let mut merged = ContainerLaunchInfo::default();
         let mut set_by = Vec::new();
-        let with_name = || ContainerLaunchInfo { hostname: Some(c"web".into()), ..Default::default() };
-        merged.merge("namespaces/uts", with_name(), &mut set_by).expect("the first one");
-        let error = merged.merge("other/one", with_name(), &mut set_by).expect_err("the second one");
+        let with_name = || ContainerLaunchInfo {
+            hostname: Some(c"web".into()),
+            ..Default::default()
+        };
+        merged
+            .merge("namespaces/uts", with_name(), &mut set_by)
+            .expect("the first one");
+        let error = merged
+            .merge("other/one", with_name(), &mut set_by)
+            .expect_err("the second one");
         let text = error.to_string();
-        assert!(text.contains("namespaces/uts") && text.contains("other/one") && text.contains("hostname"), "{text}");
+        assert!(
+            text.contains("namespaces/uts")
+                && text.contains("other/one")
+                && text.contains("hostname"),
+            "{text}"
+        );
     }
 
     #[test]
     fn lists_append_in_configured_order_and_a_shared_cgroup_is_joined_once() {
         let mut merged = ContainerLaunchInfo::default();
         let mut set_by = Vec::new();
-        for (name, path) in [("cgroups/cpu", "/c"), ("cgroups/cpuacct", "/c"), ("cgroups/mem", "/m")] {
-            let info = ContainerLaunchInfo { cgroup_v1: vec![path.into()], masked_paths: vec![c"/x".into()], ..Default::default() };
+        for (name, path) in [
+            ("cgroups/cpu", "/c"),
+            ("cgroups/cpuacct", "/c"),
+            ("cgroups/mem", "/m"),
+        ] {
+            let info = ContainerLaunchInfo {
+                cgroup_v1: vec![path.into()],
+                masked_paths: vec![c"/x".into()],
+                ..Default::default()
+            };
             merged.merge(name, info, &mut set_by).expect("no conflict");
         }
         assert_eq!(merged.cgroup_v1, [PathBuf::from("/c"), PathBuf::from("/m")]);
