@@ -84,6 +84,9 @@ pub struct Declaration {
     pub cgroups: CgroupPlacement,
     /// Whether pid 1 is our init, which forwards signals and reaps, and not the workload itself.
     pub init: bool,
+    /// The program to execute when it is not `process.args[0]`: Mesos' CommandInfo names the two apart.
+    #[serde(default)]
+    pub executable: Option<String>,
 }
 
 impl Declaration {
