@@ -1,0 +1,107 @@
+//! What can go wrong in a launch.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of everything fallible here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A launch failed; nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field that no container can be without.
+    #[error("the declaration has no {field}")]
+    Missing {
+        /// As runtime-spec names it.
+        field: &'static str,
+    },
+    /// A text that cannot be passed to the kernel.
+    #[error("{text:?} holds a NUL byte")]
+    NulByte {
+        /// The text.
+        text: String,
+    },
+    /// A source of the launch could not be opened.
+    #[error("could not open {}", path.display())]
+    Open {
+        /// What.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// `/dev` could not be made.
+    #[error("could not make the container's device nodes")]
+    Devices {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The host's null device is something else.
+    #[error("/dev/null of the host is not the null device (character 1:3); repair it, it is what hides masked files")]
+    NotTheNullDevice,
+    /// The overlay's options do not fit one page.
+    #[error("the image has {count} layers; their mount options are {length} bytes, and the kernel takes 4095")]
+    TooManyLayers {
+        /// Layers.
+        count: usize,
+        /// Length of the options in bytes.
+        length: usize,
+    },
+    /// A seccomp profile that denies what is still to be done after it is loaded.
+    #[error("the seccomp profile does not allow {calls}, which the container's start still needs; allow them, or start with no_new_privs")]
+    ProfileTooStrict {
+        /// Names, comma separated.
+        calls: String,
+    },
+    /// The kernel refused the clone.
+    #[error("could not clone the container's process")]
+    Clone {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A step in the child failed.
+    #[error("could not {step} (step {index} of {count})")]
+    Step {
+        /// The step in words.
+        step: String,
+        /// From 1.
+        index: usize,
+        /// All steps.
+        count: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The workload could not be executed: exit status 126 or 127.
+    #[error("Failed to execute '{program}'")]
+    Execute {
+        /// The program.
+        program: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The child died without a word.
+    #[error("the container's process died while it was set up (killed, or out of memory: is the memory limit too small?)")]
+    Died,
+    /// An isolator refused.
+    #[error(transparent)]
+    Isolator(#[from] tepui_isolators::Error),
+    /// Talking to the child failed.
+    #[error("could not {action}")]
+    Channel {
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The exit status that `docker run` and shells use for this failure.
+    pub fn exit_status(&self) -> i32 {
+        match self {
+            Self::Execute { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
+            Self::Execute { .. } => 126,
+            _ => 125,
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The order of a launch: the merged launch info becomes one list of steps, complete before the clone.
+//!
+//! After this nothing is looked up by name any more: bind sources are detached trees, cgroup files are open, strings are
+//! laid out for execve(2). The list can be printed, asserted on without root, and made to fail at any step.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use tepui_isolators::launch_info::{DeviceNode, Mount, MountKind, RootMount};
+use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
+
+use super::error::{Error, Result};
+use super::step::{Create, Execute, Ids, MountSource, MountStep, Step};
+use super::sys::StringArray;
+
+/// The longest option string that mount(2) takes: one page, with its end mark.
+const MOUNT_OPTIONS_LIMIT: usize = 4095;
+
+/// What the caller of a launch hands in beside the declaration.
+#[derive(Debug)]
+pub struct Attachments {
+    /// Standard input, output and error of the workload.
+    pub stdio: [OwnedFd; 3],
+    /// An empty directory of the host where the root is mounted, in the container's own mount namespace.
+    pub mount_point: PathBuf,
+    /// Our init, when the declaration asks for it.
+    pub init: Option<OwnedFd>,
+    /// Number of the child's end of the socket to the launcher, which init goes on using.
+    pub socket: RawFd,
+}
+
+/// All steps of one launch.
+///
+/// # Errors
+/// When a source cannot be opened or a string cannot be one of the kernel's.
+pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: Attachments) -> Result<Vec<Step>> {
+    let process = declaration.spec.process().as_ref().ok_or(Error::Missing { field: "process" })?;
+    let own_root = declaration.rootfs != RootFilesystem::Host;
+    let target = c_path(&attachments.mount_point)?;
+    let init = attachments.init.is_some();
+
+    let mut steps = vec![Step::NotDumpable, Step::NewSession];
+    // Before anything is charged to the wrong cgroup.
+    for directory in &info.cgroup_v1 {
+        steps.push(join_cgroup(directory)?);
+    }
+    // Its root is the cgroup that one is in, so it follows the move.
+    if info.namespaces.contains(&oci_spec::runtime::LinuxNamespaceType::Cgroup) {
+        steps.push(Step::CgroupNamespace);
+    }
+    steps.extend(info.loopback.then_some(Step::Loopback));
+    steps.extend(info.hostname.map(Step::Hostname));
+    // The host's /proc is gone after the pivot, and the container's is not ours to write to.
+    steps.extend(info.oom_score_adj.map(|value| Step::OomScoreAdjustment(c_number(value))));
+    let directory = c_string(process.cwd().as_os_str())?;
+    // Without `filesystem/linux` the container stays on the host's mounts.
+    if let Some(root) = info.rootfs {
+        steps.push(Step::RootPropagation);
+        steps.push(root_step(root, &target)?);
+        steps.push(Step::EnterRoot(target));
+        // The order of the configuration counts (runtime-spec "mounts").
+        for mount in info.mounts {
+            steps.push(Step::Mount(mount_step(mount, own_root)?));
+        }
+        // Before the pivot, while the tree is still reached from the working directory; after all mounts.
+        for path in info.masked_paths {
+            steps.push(Step::Mask { path, null: null_device()? });
+        }
+        steps.extend(info.readonly_paths.into_iter().map(Step::ReadonlyPath));
+        steps.push(Step::PivotRoot);
+        if own_root {
+            steps.push(Step::MakeDirectory(directory.clone()));
+        }
+    }
+    // After everything that writes.
+    steps.extend(info.readonly_root.then_some(Step::ReadonlyRoot));
+    for (number, from) in attachments.stdio.into_iter().enumerate() {
+        steps.push(Step::Stdio { from, number: number as i32 });
+    }
+    // Raising a hard limit needs a capability that goes next.
+    steps.extend(info.rlimits.into_iter().map(Step::ResourceLimit));
+    // Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes below (seccomp(2)).
+    let (early, late) = match info.no_new_privileges {
+        true => (None, info.seccomp),
+        false => (info.seccomp, None),
+    };
+    steps.extend(early.map(Step::Seccomp));
+    // Dropping the bounding set after the change of user is EPERM.
+    steps.extend(info.capabilities.map(Step::BoundingSet));
+    let user = process.user();
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    steps.push(Step::Ids(Ids { uid: user.uid(), gid: user.gid(), groups }));
+    steps.extend(info.capabilities.map(Step::Capabilities));
+    // As the user, who may lack the right to enter it.
+    steps.push(Step::WorkingDirectory(directory));
+    steps.extend(info.no_new_privileges.then_some(Step::NoNewPrivileges));
+    // Marks and does not close: the report must work until execve(2).
+    steps.push(Step::CloseOnExec);
+    steps.push(Step::AwaitStart { init });
+    // Last, so that a profile need not allow our set-up.
+    steps.extend(late.map(Step::Seccomp));
+    steps.push(Step::Execute(execute(declaration, process, attachments.init, attachments.socket)?));
+    Ok(steps)
+}
+
+fn c_string(text: &OsStr) -> Result<CString> {
+    CString::new(text.as_bytes()).map_err(|_| Error::NulByte { text: text.to_string_lossy().into_owned() })
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    c_string(path.as_os_str())
+}
+
+fn c_number(value: i32) -> CString {
+    CString::new(value.to_string()).expect("digits hold no NUL byte")
+}
+
+fn join_cgroup(directory: &Path) -> Result<Step> {
+    let path = directory.join("tasks");
+    let tasks = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|source| Error::Open { path: path.clone(), source: source.into() })?;
+    Ok(Step::JoinCgroup { path: c_path(&path)?, tasks })
+}
+
+fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(CWD, path, flags)
+        .map_err(|source| Error::Open { path: path.to_owned(), source: source.into() })
+}
+
+/// A detached mount of the host's null device, checked to be one: what it hides must not become readable by
+/// somebody having put another file there (CVE-2025-31133).
+fn null_device() -> Result<OwnedFd> {
+    let path = Path::new("/dev/null");
+    let tree = open_tree(path, false)?;
+    let status = rustix::fs::fstat(&tree).map_err(|source| Error::Open { path: path.into(), source: source.into() })?;
+    let is_null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+        && status.st_rdev == rustix::fs::makedev(1, 3);
+    if !is_null {
+        return Err(Error::NotTheNullDevice);
+    }
+    Ok(tree)
+}
+
+fn root_step(root: RootMount, target: &CString) -> Result<Step> {
+    match root {
+        RootMount::Bind { source, attributes } => {
+            let tree = open_tree(&source, true)?;
+            if attributes != 0 {
+                super::sys::set_mount_attributes(tree.as_fd(), attributes, 0, false)
+                    .map_err(|errno| Error::Open { path: source.clone(), source: errno.into() })?;
+            }
+            Ok(Step::AttachRoot { source: c_path(&source)?, tree, target: target.clone() })
+        }
+        RootMount::Overlay { overlay, flags } => {
+            let escape = |path: &Path| {
+                let text = path.as_os_str().to_string_lossy();
+                text.replace('\\', "\\\\").replace(',', "\\,")
+            };
+            let options = format!(
+                "lowerdir={},upperdir={},workdir={}",
+                overlay.lower.join(":"),
+                escape(&overlay.writable.join("upper")),
+                escape(&overlay.writable.join("work"))
+            );
+            if options.len() > MOUNT_OPTIONS_LIMIT {
+                return Err(Error::TooManyLayers { count: overlay.lower.len(), length: options.len() });
+            }
+            Ok(Step::MountOverlay {
+                layers: c_path(&overlay.layers)?,
+                target: target.clone(),
+                options: c_string(OsStr::new(&options))?,
+                flags,
+            })
+        }
+    }
+}
+
+fn mount_step(mount: Mount, own_root: bool) -> Result<MountStep> {
+    let mut create = if own_root { Create::Directory } else { Create::Nothing };
+    let source = match mount.kind {
+        MountKind::Filesystem { fstype, source, options } => MountSource::New { fstype, source, options },
+        MountKind::Bind { source, recursive } => {
+            let tree = open_tree(&source, recursive)?;
+            let status = rustix::fs::fstat(&tree)
+                .map_err(|errno| Error::Open { path: source.clone(), source: errno.into() })?;
+            if own_root && FileType::from_raw_mode(status.st_mode) != FileType::Directory {
+                create = Create::File;
+            }
+            MountSource::Tree { name: c_path(&source)?, tree }
+        }
+        MountKind::Devices { nodes, links, directories, options } => {
+            let tree = device_tree(&nodes, &links, &directories, &options, mount.attributes)
+                .map_err(|source| Error::Devices { source: source.into() })?;
+            MountSource::Tree { name: c"devices".into(), tree }
+        }
+    };
+    Ok(MountStep {
+        target: mount.target,
+        source,
+        attributes: mount.attributes,
+        recursive: mount.recursive_attributes,
+        propagation: mount.propagation,
+        plain_target: mount.plain_target,
+        create,
+    })
+}
+
+/// A detached tmpfs with its nodes: made here since mknod(2) is refused inside a strict devices cgroup.
+fn device_tree(
+    nodes: &[DeviceNode],
+    links: &[(CString, CString)],
+    directories: &[CString],
+    options: &[(CString, Option<CString>)],
+    attributes: u64,
+) -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&context, c"source", c"tmpfs")?;
+    for (key, value) in options {
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?,
+            None => rustix::mount::fsconfig_set_flag(&context, key.as_c_str())?,
+        }
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    // Read-only comes when it is attached, after it was filled.
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32) - MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let tree = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    for node in nodes {
+        let name = node.name.as_c_str();
+        let device = rustix::fs::makedev(node.major, node.minor);
+        let (kind, mode) = (FileType::from_raw_mode(node.mode), Mode::from_raw_mode(node.mode & 0o7777));
+        rustix::fs::mknodat(&tree, name, kind, mode, device)?;
+        // mknod(2) takes the umask away.
+        rustix::fs::chmodat(&tree, name, mode, rustix::fs::AtFlags::empty())?;
+        let owner = Some(rustix::fs::Uid::from_raw(node.uid));
+        let group = Some(rustix::fs::Gid::from_raw(node.gid));
+        rustix::fs::chownat(&tree, name, owner, group, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    for directory in directories {
+        rustix::fs::mkdirat(&tree, directory.as_c_str(), Mode::from_raw_mode(0o755))?;
+    }
+    for (name, points_at) in links {
+        rustix::fs::symlinkat(points_at.as_c_str(), &tree, name.as_c_str())?;
+    }
+    Ok(tree)
+}
+
+/// The directories of `PATH` that execvp(3) would search when there is none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn execute(
+    declaration: &Declaration,
+    process: &oci_spec::runtime::Process,
+    init: Option<OwnedFd>,
+    socket: RawFd,
+) -> Result<Execute> {
+    let arguments = process.args().clone().unwrap_or_default();
+    let environment = process.env().clone().unwrap_or_default();
+    let first = arguments.first().ok_or(Error::Missing { field: "process.args" })?;
+    let program = declaration.executable.as_ref().unwrap_or(first);
+    if program.is_empty() {
+        return Err(Error::Missing { field: "process.args[0]" });
+    }
+    let strings = |texts: &[String]| texts.iter().map(|t| c_string(OsStr::new(t))).collect::<Result<Vec<_>>>();
+    let mut all = strings(&arguments)?;
+    let mut candidates = Vec::new();
+    if init.is_some() {
+        all.splice(0..0, [c"tepui-init".into(), c_number(socket), c_string(OsStr::new(program))?]);
+    } else {
+        let path = environment.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        candidates = match program.contains('/') {
+            true => vec![c_string(OsStr::new(program))?],
+            false => strings(&path.split(':').map(|d| format!("{d}/{program}")).collect::<Vec<_>>())?,
+        };
+    }
+    Ok(Execute {
+        init,
+        candidates,
+        arguments: StringArray::new(all),
+        environment: StringArray::new(strings(&environment)?),
+    })
+}

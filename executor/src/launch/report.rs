@@ -1,0 +1,80 @@
+//! What the child and our init say to the launcher: records of eight bytes, kind and value.
+//!
+//! `executor/init/main.rs`, which has no library, writes the first three with the same numbers.
+
+/// A record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// The workload was executed.
+    Executed,
+    /// execve(2) of the workload failed with this errno.
+    ExecuteFailed(i32),
+    /// The workload ended with this wait status.
+    Ended(i32),
+    /// A step failed.
+    StepFailed {
+        /// Its index in the plan.
+        index: u16,
+        /// The kernel's number.
+        errno: u16,
+    },
+    /// Everything is set up; the child waits for the start.
+    Ready,
+}
+
+impl Record {
+    /// Bytes on the socket.
+    pub const SIZE: usize = 8;
+
+    /// As bytes.
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        let (kind, value): (u32, u32) = match self {
+            Self::Executed => (1, 0),
+            Self::ExecuteFailed(errno) => (2, errno as u32),
+            Self::Ended(status) => (3, status as u32),
+            Self::StepFailed { index, errno } => (4, u32::from(index) << 16 | u32::from(errno)),
+            Self::Ready => (5, 0),
+        };
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&kind.to_ne_bytes());
+        bytes[4..].copy_from_slice(&value.to_ne_bytes());
+        bytes
+    }
+
+    /// From bytes; `None` for anything that is not a record, since the workload may have got hold of the socket.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, value) = bytes.split_at_checked(4)?;
+        let kind = u32::from_ne_bytes(kind.try_into().ok()?);
+        let value = u32::from_ne_bytes(value.try_into().ok()?);
+        Some(match kind {
+            1 => Self::Executed,
+            2 => Self::ExecuteFailed(value as i32),
+            3 => Self::Ended(value as i32),
+            4 => Self::StepFailed { index: (value >> 16) as u16, errno: value as u16 },
+            5 => Self::Ready,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_the_socket_and_junk_does_not() {
+        let all = [
+            Record::Executed,
+            Record::ExecuteFailed(2),
+            Record::Ended(0x300),
+            Record::StepFailed { index: 40, errno: 95 },
+            Record::Ready,
+        ];
+        for record in all {
+            assert_eq!(Record::decode(&record.encode()), Some(record));
+        }
+        for junk in [&b""[..], b"\x01\0\0\0", b"\x09\0\0\0\0\0\0\0", b"\x01\0\0\0\0\0\0\0\0"] {
+            assert_eq!(Record::decode(junk), None, "{junk:?}");
+        }
+    }
+}

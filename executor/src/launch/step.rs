@@ -1,0 +1,234 @@
+//! One step of the child's side of a launch: what it needs, and how its failure is worded.
+//!
+//! `plan.rs` puts them in order before the clone; `child.rs` carries them out, one small arm each.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
+
+use super::sys::StringArray;
+
+/// One thing that the child does.
+#[derive(Debug)]
+pub enum Step {
+    /// prctl(PR_SET_DUMPABLE, 0): nobody else looks into the half-made container.
+    NotDumpable,
+    /// setsid(2): no terminal of ours.
+    NewSession,
+    /// cgroup v1: writes `0` into an opened `tasks` file.
+    JoinCgroup {
+        /// For the wording.
+        path: CString,
+        /// The file.
+        tasks: OwnedFd,
+    },
+    /// unshare(2) of the cgroup namespace, whose root is the cgroup that one is in.
+    CgroupNamespace,
+    /// The loopback device of a new network namespace.
+    Loopback,
+    /// sethostname(2).
+    Hostname(CString),
+    /// Sets the OOM score, while the host's /proc is still there.
+    OomScoreAdjustment(CString),
+    /// `/` recursively slave: no mount event of ours reaches the host.
+    RootPropagation,
+    /// mount(2) of an overlay, from the directory of its layers.
+    MountOverlay {
+        /// Working directory of the mount, which `lowerdir` is relative to.
+        layers: CString,
+        /// Where.
+        target: CString,
+        /// `lowerdir=…,upperdir=…,workdir=…`.
+        options: CString,
+        /// `MS_*`.
+        flags: u64,
+    },
+    /// Moves a bound tree to where the root is to be.
+    AttachRoot {
+        /// For the wording.
+        source: CString,
+        /// The detached tree.
+        tree: OwnedFd,
+        /// Where.
+        target: CString,
+    },
+    /// chdir(2) into the new root: from here on all paths are resolved inside it.
+    EnterRoot(CString),
+    /// One mount inside the new root.
+    Mount(MountStep),
+    /// Hides a path.
+    Mask {
+        /// Absolute path in the container.
+        path: CString,
+        /// A detached mount of the host's null device, used when the path is not a directory.
+        null: OwnedFd,
+    },
+    /// Makes a path read-only.
+    ReadonlyPath(CString),
+    /// pivot_root(".", ".") and the detachment of the old root.
+    PivotRoot,
+    /// Makes the working directory where it is missing.
+    MakeDirectory(CString),
+    /// The root mount read-only.
+    ReadonlyRoot,
+    /// A standard descriptor.
+    Stdio {
+        /// What it becomes.
+        from: OwnedFd,
+        /// 0, 1 or 2.
+        number: i32,
+    },
+    /// A resource limit.
+    ResourceLimit(Rlimit),
+    /// seccomp(2).
+    Seccomp(SeccompFilter),
+    /// Drops capabilities from the bounding set.
+    BoundingSet(CapabilitySets),
+    /// Supplementary groups, group and user.
+    Ids(Ids),
+    /// The other four capability sets.
+    Capabilities(CapabilitySets),
+    /// chdir(2) to the working directory, which must be inside the root.
+    WorkingDirectory(CString),
+    /// prctl(PR_SET_NO_NEW_PRIVS).
+    NoNewPrivileges,
+    /// Marks every descriptor from 3 on.
+    CloseOnExec,
+    /// Reports that all is set up and waits for the launcher's word. What the last steps need is done here, so that a
+    /// seccomp profile need not allow it.
+    AwaitStart {
+        /// Whether our init is executed, which keeps the socket.
+        init: bool,
+    },
+    /// The end: our init, or the workload itself.
+    Execute(Execute),
+}
+
+/// The parts of one mount.
+#[derive(Debug)]
+pub struct MountStep {
+    /// Absolute path in the container.
+    pub target: CString,
+    /// What is mounted.
+    pub source: MountSource,
+    /// `MOUNT_ATTR_*` to set.
+    pub attributes: u64,
+    /// Whether the attributes go on all mounts below, too.
+    pub recursive: bool,
+    /// `MS_*` propagation, 0 for as it is.
+    pub propagation: u64,
+    /// Whether the target must be reached without any symbolic link.
+    pub plain_target: bool,
+    /// What to make when the target is missing.
+    pub create: Create,
+}
+
+/// What a missing mount target becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// An error: the host's file system is not ours to add to.
+    Nothing,
+    /// A directory.
+    Directory,
+    /// An empty file.
+    File,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum MountSource {
+    /// A detached tree, opened before the clone.
+    Tree {
+        /// For the wording.
+        name: CString,
+        /// The tree.
+        tree: OwnedFd,
+    },
+    /// A new file system, which shows its maker's namespaces and so is made by the child.
+    New {
+        /// File system type.
+        fstype: CString,
+        /// Its source in the mount table.
+        source: CString,
+        /// Options.
+        options: Vec<(CString, Option<CString>)>,
+    },
+}
+
+/// Whom the process runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ids {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What is executed in the end.
+#[derive(Debug)]
+pub struct Execute {
+    /// Our init, which starts the workload itself.
+    pub init: Option<OwnedFd>,
+    /// Without init: the files to try, in order.
+    pub candidates: Vec<CString>,
+    /// Argument vector.
+    pub arguments: StringArray,
+    /// Environment.
+    pub environment: StringArray,
+}
+
+fn text(string: &CStr) -> String {
+    format!("{:?}", string.to_string_lossy())
+}
+
+/// Reads after "could not".
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDumpable => f.write_str("set PR_SET_DUMPABLE"),
+            Self::NewSession => f.write_str("make a session"),
+            Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),
+            Self::CgroupNamespace => f.write_str("make a cgroup namespace"),
+            Self::Loopback => f.write_str("set the loopback device up"),
+            Self::Hostname(name) => write!(f, "set the host name {}", text(name)),
+            Self::OomScoreAdjustment(value) => write!(f, "set oom_score_adj to {}", text(value)),
+            Self::RootPropagation => f.write_str("stop mount events to the host"),
+            Self::MountOverlay { options, .. } => write!(f, "mount the overlay {}", text(options)),
+            Self::AttachRoot { source, .. } => write!(f, "bind the root file system {}", text(source)),
+            Self::EnterRoot(path) => write!(f, "enter the root file system {}", text(path)),
+            Self::Mount(mount) => {
+                let what = match &mount.source {
+                    MountSource::Tree { name, .. } => name,
+                    MountSource::New { fstype, .. } => fstype,
+                };
+                write!(f, "mount {} on {}", text(what), text(&mount.target))
+            }
+            Self::Mask { path, .. } => write!(f, "mask {}", text(path)),
+            Self::ReadonlyPath(path) => write!(f, "make {} read-only", text(path)),
+            Self::PivotRoot => f.write_str("pivot into the root file system"),
+            Self::MakeDirectory(path) => write!(f, "make the working directory {}", text(path)),
+            Self::ReadonlyRoot => f.write_str("make the root file system read-only"),
+            Self::Stdio { number, .. } => write!(f, "set up standard descriptor {number}"),
+            Self::ResourceLimit(limit) => {
+                write!(f, "set resource limit {} to {}:{}", limit.resource, limit.soft, limit.hard)
+            }
+            Self::Seccomp(filter) => write!(f, "load the seccomp filter ({} instructions)", filter.program.len()),
+            Self::BoundingSet(_) => f.write_str("drop capabilities from the bounding set"),
+            Self::Ids(ids) => write!(f, "become user {} and group {}", ids.uid, ids.gid),
+            Self::Capabilities(_) => f.write_str("set the capabilities"),
+            Self::WorkingDirectory(path) => write!(f, "enter the working directory {}", text(path)),
+            Self::NoNewPrivileges => f.write_str("set no_new_privs"),
+            Self::CloseOnExec => f.write_str("mark descriptors close-on-exec"),
+            Self::AwaitStart { .. } => f.write_str("wait for the start"),
+            Self::Execute(execute) => {
+                let skip = if execute.init.is_some() { 2 } else { 0 };
+                let name = execute.arguments.strings().get(skip).map(|s| text(s));
+                write!(f, "execute {}", name.unwrap_or_default())
+            }
+        }
+    }
+}

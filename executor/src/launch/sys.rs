@@ -1,0 +1,339 @@
+//! The few system calls that a launch needs and that have no safe wrapper made for the time between clone and exec.
+//!
+//! They make the call and nothing else: no lock, no allocation, no thread list (the C library's setuid would signal
+//! threads that do not exist in the child). All of the crate's unsafe code on the start path is here.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
+
+/// A result whose error is the kernel's number.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+fn check(result: i64) -> Result<i64> {
+    // `libc::syscall` returns -1 and sets errno, which is thread-local memory: the child has its own copy.
+    if result == -1 {
+        return Err(Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)));
+    }
+    Ok(result)
+}
+
+macro_rules! system_call {
+    ($reason:literal, $number:expr $(, $argument:expr)* $(,)?) => {{
+        // SAFETY: (see the reason at the call) pointers stay valid for the call and have the size the kernel expects.
+        check(unsafe { libc::syscall($number $(, $argument)*) })
+    }};
+}
+
+/// `struct clone_args` of clone3(2), Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of a clone we are on.
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The old one, with a descriptor of the new.
+    Parent {
+        /// Its process descriptor.
+        pidfd: OwnedFd,
+    },
+}
+
+/// clone3(2): a new process with the namespaces in `flags`, all handled signals reset, a process descriptor, and
+/// directly in the cgroup v2 directory `cgroup` when there is one.
+///
+/// The caller must be single-threaded: the child goes on with a copy of this thread alone.
+pub fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: RawFd = -1;
+    let mut arguments = CloneArguments {
+        flags: flags | CLONE_CLEAR_SIGHAND | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArguments::default()
+    };
+    if let Some(directory) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = directory.as_raw_fd() as u64;
+    }
+    let size = size_of::<CloneArguments>();
+    match system_call!("own struct", libc::SYS_clone3, &raw mut arguments, size)? {
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel stored a new descriptor that nobody else owns.
+        _ => Ok(Cloned::Parent { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// `struct mount_attr` of mount_setattr(2), Linux 5.12.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+/// mount_setattr(2) on the mount behind a descriptor: sets `MOUNT_ATTR_*` and the propagation (0 leaves it).
+pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, propagation: u64, recursive: bool) -> Result<()> {
+    let attributes = MountAttributes { set, clear: 0, propagation, userns: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    system_call!(
+        "own struct",
+        libc::SYS_mount_setattr,
+        mount.as_raw_fd(),
+        c"".as_ptr(),
+        flags,
+        &raw const attributes,
+        size_of::<MountAttributes>()
+    )?;
+    Ok(())
+}
+
+/// close_range(2) with CLOSE_RANGE_CLOEXEC (5.11): marks every descriptor from `first` on.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    system_call!("no pointers", libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC)?;
+    Ok(())
+}
+
+/// Clears the close-on-exec mark of one descriptor.
+pub fn keep_on_exec(descriptor: BorrowedFd<'_>) -> Result<()> {
+    system_call!("no pointers", libc::SYS_fcntl, descriptor.as_raw_fd(), libc::F_SETFD, 0)?;
+    Ok(())
+}
+
+/// dup2(2) of `from` to the standard descriptor `to`.
+pub fn duplicate_to(from: BorrowedFd<'_>, to: RawFd) -> Result<()> {
+    system_call!("no pointers", libc::SYS_dup3, from.as_raw_fd(), to, 0)?;
+    Ok(())
+}
+
+/// seccomp(2), SECCOMP_SET_MODE_FILTER.
+pub fn set_seccomp_filter(filter: &SeccompFilter) -> Result<()> {
+    let program =
+        libc::sock_fprog { len: filter.program.len() as u16, filter: filter.program.as_ptr().cast_mut() };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    system_call!("the kernel only reads it", libc::SYS_seccomp, operation, filter.flags, &raw const program)?;
+    Ok(())
+}
+
+/// prctl(2) with number arguments.
+pub fn process_control(option: i32, a: u64, b: u64) -> Result<()> {
+    system_call!("no pointers", libc::SYS_prctl, option, a, b, 0, 0)?;
+    Ok(())
+}
+
+/// setgroups(2) of this thread.
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    system_call!("length and array agree", libc::SYS_setgroups, groups.len(), groups.as_ptr())?;
+    Ok(())
+}
+
+/// setresgid(2) and setresuid(2) of this thread, all three ids at once.
+pub fn set_gid(gid: u32) -> Result<()> {
+    system_call!("no pointers", libc::SYS_setresgid, gid, gid, gid)?;
+    Ok(())
+}
+
+/// See [`set_gid`].
+pub fn set_uid(uid: u32) -> Result<()> {
+    system_call!("no pointers", libc::SYS_setresuid, uid, uid, uid)?;
+    Ok(())
+}
+
+/// capset(2) of this thread, version 3 (64 bits in two halves).
+pub fn set_capabilities(sets: &CapabilitySets) -> Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION_3, 0];
+    let low = |set: u64| set as u32;
+    let high = |set: u64| (set >> 32) as u32;
+    let data: [[u32; 3]; 2] = [
+        [low(sets.effective), low(sets.permitted), low(sets.inheritable)],
+        [high(sets.effective), high(sets.permitted), high(sets.inheritable)],
+    ];
+    system_call!("the kernel only reads them", libc::SYS_capset, header.as_ptr(), data.as_ptr())?;
+    Ok(())
+}
+
+/// prlimit(2) of this process.
+pub fn set_rlimit(limit: &Rlimit) -> Result<()> {
+    let values = [limit.soft, limit.hard];
+    system_call!(
+        "the kernel only reads it",
+        libc::SYS_prlimit64,
+        0,
+        limit.resource,
+        values.as_ptr(),
+        std::ptr::null::<u64>()
+    )?;
+    Ok(())
+}
+
+/// umask(2).
+pub fn set_umask(mask: u32) {
+    // It cannot fail; the old mask is of no interest.
+    let _ = system_call!("no pointers", libc::SYS_umask, mask);
+}
+
+/// unshare(2) of the cgroup namespace.
+pub fn unshare_cgroup_namespace() -> Result<()> {
+    system_call!("no pointers", libc::SYS_unshare, libc::CLONE_NEWCGROUP)?;
+    Ok(())
+}
+
+/// Empties this thread's signal mask.
+pub fn unblock_signals() -> Result<()> {
+    let none: u64 = 0;
+    let set = libc::SIG_SETMASK;
+    system_call!(
+        "the kernel only reads it",
+        libc::SYS_rt_sigprocmask,
+        set,
+        &raw const none,
+        std::ptr::null::<u64>(),
+        size_of::<u64>()
+    )?;
+    Ok(())
+}
+
+/// Blocks every signal; the returned mask is the one before.
+pub fn block_signals() -> Result<u64> {
+    let all: u64 = u64::MAX;
+    let mut before: u64 = 0;
+    let set = libc::SIG_SETMASK;
+    system_call!(
+        "both are 8 bytes",
+        libc::SYS_rt_sigprocmask,
+        set,
+        &raw const all,
+        &raw mut before,
+        size_of::<u64>()
+    )?;
+    Ok(before)
+}
+
+/// Restores a mask from [`block_signals`].
+pub fn restore_signals(mask: u64) -> Result<()> {
+    let set = libc::SIG_SETMASK;
+    system_call!(
+        "the kernel only reads it",
+        libc::SYS_rt_sigprocmask,
+        set,
+        &raw const mask,
+        std::ptr::null::<u64>(),
+        size_of::<u64>()
+    )?;
+    Ok(())
+}
+
+/// Whether the working directory can be reached from the root directory: getcwd(2) of the kernel says
+/// `(unreachable)` where it cannot, which is how a leaked descriptor of the host shows (CVE-2024-21626).
+pub fn working_directory_is_inside_root() -> Result<bool> {
+    let mut buffer = [0u8; 4096];
+    system_call!("buffer and length agree", libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len())?;
+    Ok(buffer[0] == b'/')
+}
+
+/// Sets the interface `lo` of the current network namespace up.
+pub fn loopback_up() -> Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // `struct ifreq`: 16 bytes of name, then a union of 24 bytes whose first two are the flags.
+    #[repr(C)]
+    struct InterfaceRequest {
+        name: [u8; 16],
+        flags: i16,
+        rest: [u8; 22],
+    }
+    let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    request.flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    system_call!("own struct", libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request)?;
+    Ok(())
+}
+
+/// Strings for execve(2), with the pointers that it wants, made before the clone.
+#[derive(Debug)]
+pub struct StringArray {
+    strings: Vec<std::ffi::CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl StringArray {
+    /// Takes the strings and lays out their pointers, with the null pointer at the end.
+    pub fn new(strings: Vec<std::ffi::CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { strings, pointers }
+    }
+
+    /// The strings.
+    pub fn strings(&self) -> &[std::ffi::CString] {
+        &self.strings
+    }
+}
+
+/// execve(2). Returns only after a failure.
+pub fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> Errno {
+    let (argv, envp) = (arguments.pointers.as_ptr(), environment.pointers.as_ptr());
+    match system_call!("arrays end with null", libc::SYS_execve, path.as_ptr(), argv, envp) {
+        Ok(_) => Errno::IO,
+        Err(errno) => errno,
+    }
+}
+
+/// execveat(2) of the file behind a descriptor. Returns only after a failure.
+pub fn execute_descriptor(
+    file: BorrowedFd<'_>,
+    arguments: &StringArray,
+    environment: &StringArray,
+) -> Errno {
+    let (argv, envp) = (arguments.pointers.as_ptr(), environment.pointers.as_ptr());
+    let flags = libc::AT_EMPTY_PATH;
+    match system_call!(
+        "arrays end with null",
+        libc::SYS_execveat,
+        file.as_raw_fd(),
+        c"".as_ptr(),
+        argv,
+        envp,
+        flags
+    ) {
+        Ok(_) => Errno::IO,
+        Err(errno) => errno,
+    }
+}
+
+/// Ends the child without running anything of the parent's (exit handlers, destructors, flushes).
+pub fn exit_now(status: i32) -> ! {
+    loop {
+        let _ = system_call!("no pointers", libc::SYS_exit_group, status);
+    }
+}
+
+/// Puts a descriptor of ours beside a number that came through a socket or the environment.
+pub fn adopt_descriptor(number: RawFd) -> OwnedFd {
+    // SAFETY: the caller was told that this number is its own, at start, before anything else was opened.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
