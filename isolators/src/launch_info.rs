@@ -101,7 +101,8 @@ pub enum MountKind {
         /// Whether the mounts below it come along (`rbind`).
         recursive: bool,
     },
-    /// A tmpfs with device nodes, filled before the clone.
+    /// A tmpfs with device nodes, links and directories, filled before the clone. (Without nodes: the directory above
+    /// the cgroup v1 hierarchies.)
     Devices {
         /// The nodes.
         nodes: Vec<DeviceNode>,

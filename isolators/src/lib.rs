@@ -8,9 +8,15 @@
 
 pub mod declaration;
 pub mod error;
+pub mod filesystem;
 pub mod isolator;
 pub mod launch_info;
+pub mod linux;
 pub mod live;
+pub mod namespaces;
+pub mod observe;
+pub mod posix;
+pub mod registry;
 
 pub use declaration::{CgroupPlacement, ContainerId, Declaration, Overlay, RootFilesystem};
 pub use error::{Error, Result};

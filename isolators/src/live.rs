@@ -81,6 +81,10 @@ pub struct LiveSeccomp {
 pub struct Live {
     /// By the name in `/proc/PID/ns`.
     pub namespaces: BTreeMap<String, LiveNamespace>,
+    /// Whether its `/proc` shows the pids of the observer's pid namespace (or of one above it), and not only its own.
+    pub proc_shows_observer: Option<bool>,
+    /// Whether its `/` is the very directory that is the observer's `/`.
+    pub root_is_observers: Option<bool>,
     /// Host name in its UTS namespace.
     pub hostname: Option<String>,
     /// Capability sets of the weakest thread (the union over threads, so that no thread's extra right is missed).
@@ -91,6 +95,8 @@ pub struct Live {
     pub seccomp: Option<LiveSeccomp>,
     /// Its mount table.
     pub mounts: Vec<LiveMount>,
+    /// `/` and the mount targets of the declaration that are the root of a mount, with the topmost mount there.
+    pub mounted: BTreeMap<String, LiveMount>,
     /// The masked and read-only paths of the declaration, as the target finds them.
     pub masks: BTreeMap<String, LiveMask>,
     /// Files of the target's cgroups: file name (`memory.max`, `cpu.shares` …) to content.

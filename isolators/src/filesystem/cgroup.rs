@@ -1,0 +1,281 @@
+//! What a mount of type `cgroup` becomes: the container's own cgroups, in the form that the host has them.
+//!
+//! cgroups(7). On v2 one cgroup2 mount. On v1 a small tmpfs with one mount for each hierarchy that the host has
+//! mounted, and links for controllers that share one; on a hybrid host `unified` is among them. Made in the
+//! container's new cgroup namespace, each shows the container's own cgroup as its root. All of them are read-only: on
+//! v1 whoever can write `release_agent` runs a program on the host (CVE-2022-0492).
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::path::Path;
+
+use libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+
+use super::mounts::Cgroups;
+use crate::error::{Error, Result};
+use crate::launch_info::{Mount, MountKind};
+use crate::live::LiveMount;
+
+const RESTRICTED: u64 =
+    MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY;
+
+/// The v1 controllers. The list is closed: new controllers come to v2 only.
+const CONTROLLERS: [&str; 15] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "debug",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
+
+/// One v1 hierarchy of the host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Hierarchy {
+    /// Name of its directory.
+    directory: String,
+    controllers: BTreeSet<String>,
+    /// `name=`, for systemd's own and the like.
+    name: Option<String>,
+    /// Options that a second mount has to repeat.
+    flags: BTreeSet<String>,
+}
+
+impl Hierarchy {
+    fn of(mount: &LiveMount) -> Option<Self> {
+        let directory = Path::new(&mount.target).file_name()?.to_str()?.to_owned();
+        let mut hierarchy = Self {
+            directory,
+            controllers: BTreeSet::new(),
+            name: None,
+            flags: BTreeSet::new(),
+        };
+        for option in &mount.super_options {
+            if let Some(name) = option.strip_prefix("name=") {
+                hierarchy.name = Some(name.to_owned());
+            } else if CONTROLLERS.contains(&option.as_str()) {
+                hierarchy.controllers.insert(option.clone());
+            } else if matches!(option.as_str(), "xattr" | "noprefix" | "cpuset_v2_mode") {
+                hierarchy.flags.insert(option.clone());
+            }
+        }
+        let is_known = !hierarchy.controllers.is_empty() || hierarchy.name.is_some();
+        is_known.then_some(hierarchy)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.controllers == other.controllers && self.name == other.name
+    }
+
+    fn options(&self) -> Result<Vec<(CString, Option<CString>)>> {
+        let mut options = Vec::new();
+        for flag in self.controllers.iter().chain(&self.flags) {
+            options.push((text(flag)?, None));
+        }
+        if let Some(name) = &self.name {
+            if self.controllers.is_empty() {
+                options.push((c"none".into(), None));
+            }
+            options.push((c"name".into(), Some(text(name)?)));
+        }
+        Ok(options)
+    }
+}
+
+/// The mounts for `cgroups`, where `host` is the mount table of this process.
+///
+/// # Errors
+/// When the host has no cgroups mounted, or `rw` is asked for on v1.
+pub fn mounts(cgroups: &Cgroups, host: &[LiveMount]) -> Result<Vec<Mount>> {
+    let mut hierarchies: Vec<Hierarchy> = Vec::new();
+    let of_type = |fstype: &'static str| host.iter().filter(move |mount| mount.fstype == fstype);
+    for hierarchy in of_type("cgroup").filter_map(Hierarchy::of) {
+        if !hierarchies.iter().any(|known| known.is_same(&hierarchy)) {
+            hierarchies.push(hierarchy);
+        }
+    }
+    let has_v2 = of_type("cgroup2").next().is_some();
+    match (hierarchies.is_empty(), has_v2) {
+        (true, true) => {
+            let mut mount = filesystem(cgroups.target.clone(), c"cgroup2".into(), Vec::new());
+            if cgroups.read_write {
+                mount.attributes &= !MOUNT_ATTR_RDONLY;
+            }
+            Ok(vec![mount])
+        }
+        (true, false) => Err(Error::Unsupported {
+            isolator: "filesystem/linux",
+            feature: "a mounted cgroup hierarchy for the mount of type cgroup".to_owned(),
+        }),
+        (false, _) if cgroups.read_write => Err(Error::Config {
+            field: "mounts",
+            value: format!("{} with option \"rw\"", cgroups.target.to_string_lossy()),
+            rule: "writable cgroup v1 hierarchies give the host away; use ro".to_owned(),
+        }),
+        (false, _) => v1(cgroups, &hierarchies, has_v2),
+    }
+}
+
+fn v1(cgroups: &Cgroups, hierarchies: &[Hierarchy], has_v2: bool) -> Result<Vec<Mount>> {
+    let mut mounts = Vec::new();
+    let mut directories: Vec<CString> = Vec::new();
+    let mut links = Vec::new();
+    let below = |name: &CString| {
+        let target = [cgroups.target.as_bytes(), b"/", name.as_bytes()].concat();
+        // Both parts come from a CString.
+        CString::new(target).map_err(|_| unreadable("a NUL byte"))
+    };
+    for hierarchy in hierarchies {
+        let directory = text(&hierarchy.directory)?;
+        if directories.contains(&directory) {
+            return Err(unreadable(&hierarchy.directory));
+        }
+        let target = below(&directory)?;
+        mounts.push(filesystem(target, c"cgroup".into(), hierarchy.options()?));
+        directories.push(directory);
+    }
+    for hierarchy in hierarchies {
+        for controller in &hierarchy.controllers {
+            let link = text(controller)?;
+            if !directories.contains(&link) {
+                links.push((link, text(&hierarchy.directory)?));
+            }
+        }
+    }
+    if has_v2 {
+        let unified: CString = c"unified".into();
+        mounts.push(filesystem(below(&unified)?, c"cgroup2".into(), Vec::new()));
+        directories.push(unified);
+    }
+    // Its directories and links are there before it is mounted, so it can be read-only from the start.
+    let top = Mount {
+        target: cgroups.target.clone(),
+        kind: MountKind::Devices {
+            nodes: Vec::new(),
+            links,
+            directories,
+            options: vec![(c"mode".into(), Some(c"755".into()))],
+        },
+        attributes: RESTRICTED,
+        recursive_attributes: false,
+        propagation: 0,
+        plain_target: false,
+    };
+    mounts.insert(0, top);
+    Ok(mounts)
+}
+
+fn filesystem(target: CString, fstype: CString, options: Vec<(CString, Option<CString>)>) -> Mount {
+    Mount {
+        target,
+        kind: MountKind::Filesystem {
+            source: fstype.clone(),
+            fstype,
+            options,
+        },
+        attributes: RESTRICTED,
+        recursive_attributes: false,
+        propagation: 0,
+        plain_target: false,
+    }
+}
+
+fn text(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| unreadable(text))
+}
+
+fn unreadable(text: &str) -> Error {
+    Error::Unsupported {
+        isolator: "filesystem/linux",
+        feature: format!("cgroup hierarchies with distinct names ({text:?} is none)"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::observe::parse_mountinfo;
+
+    fn table(lines: &[&str]) -> Vec<LiveMount> {
+        let text: String = lines
+            .iter()
+            .map(|line| format!("1 0 0:1 / {line}\n"))
+            .collect();
+        let parsed = parse_mountinfo(&text).unwrap();
+        parsed.into_iter().map(|info| info.mount).collect()
+    }
+
+    fn wanted(read_write: bool) -> Cgroups {
+        Cgroups {
+            target: c"/sys/fs/cgroup".into(),
+            read_write,
+        }
+    }
+
+    const V2: &str = "/sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot";
+    const CPU: &str = "/sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct";
+    const SYSTEMD: &str = "/sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd";
+    const UNIFIED: &str = "/sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate";
+
+    #[test]
+    fn v2_is_one_mount_and_writable_only_when_asked() {
+        let mounts = |read_write| super::mounts(&wanted(read_write), &table(&[V2])).unwrap();
+        assert_eq!(mounts(false).len(), 1);
+        assert_eq!(mounts(false)[0].attributes, RESTRICTED);
+        assert_eq!(mounts(true)[0].attributes, RESTRICTED & !MOUNT_ATTR_RDONLY);
+        assert!(super::mounts(&wanted(false), &table(&["/ rw - ext4 /dev/a rw"])).is_err());
+    }
+
+    #[test]
+    fn v1_and_hybrid_hosts_have_their_hierarchies_repeated() {
+        // The second cpu line is the same hierarchy, mounted again elsewhere.
+        let again = "/mnt/cpu rw - cgroup cgroup rw,cpu,cpuacct";
+        let host = table(&[CPU, again, SYSTEMD, UNIFIED]);
+        assert!(mounts(&wanted(true), &host).is_err());
+        let mounts = mounts(&wanted(false), &host).unwrap();
+        assert!(mounts.iter().all(|mount| mount.attributes == RESTRICTED));
+        let targets: Vec<_> = mounts.iter().map(|m| m.target.to_str().unwrap()).collect();
+        assert_eq!(
+            targets,
+            [
+                "/sys/fs/cgroup",
+                "/sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/systemd",
+                "/sys/fs/cgroup/unified"
+            ]
+        );
+        let MountKind::Devices {
+            links, directories, ..
+        } = &mounts[0].kind
+        else {
+            panic!("the top is a filled tmpfs");
+        };
+        let link = |name: &str| (text(name).unwrap(), c"cpu,cpuacct".into());
+        assert_eq!(*links, [link("cpu"), link("cpuacct")]);
+        assert_eq!(directories.len(), 3);
+        let options = |at: usize| match &mounts[at].kind {
+            MountKind::Filesystem { options, .. } => options.clone(),
+            _ => Vec::new(),
+        };
+        assert_eq!(
+            options(1),
+            [(c"cpu".into(), None), (c"cpuacct".into(), None)]
+        );
+        let systemd = [
+            (c"xattr".into(), None),
+            (c"none".into(), None),
+            (c"name".into(), Some(c"systemd".into())),
+        ];
+        assert_eq!(options(2), systemd);
+    }
+}

@@ -1,0 +1,172 @@
+//! `filesystem/linux`: a mount namespace with a root file system of its own, mounts(7), pivot_root(2).
+//!
+//! Everything is mounted inside the container's new mount namespace, so the kernel takes it all back with the last
+//! process. The one thing on the host is the writable layer of an overlay, whose path the declaration names.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use oci_spec::runtime::LinuxNamespaceType;
+
+use super::mounts::{self, Declared};
+use super::{cgroup, compare, look, writable};
+use crate::declaration::{ContainerId, Declaration, RootFilesystem};
+use crate::error::{Error, Result};
+use crate::isolator::Isolator;
+use crate::launch_info::{ContainerLaunchInfo, RootMount};
+use crate::live::{Finding, Live, Target};
+use crate::{namespaces, observe};
+
+/// `filesystem/linux`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinuxFilesystem;
+
+impl Isolator for LinuxFilesystem {
+    fn name(&self) -> &'static str {
+        "filesystem/linux"
+    }
+
+    fn prepare(&self, _: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
+        let kind = LinuxNamespaceType::Mount;
+        // A path is refused there; that it is listed does not matter, a container always has its own.
+        namespaces::prepare(declaration, kind)?;
+        check_propagation(declaration)?;
+        let declared = mounts::declared(declaration)?;
+        let masked_paths = paths("linux.maskedPaths", masked(declaration))?;
+        let readonly_paths = paths("linux.readonlyPaths", readonly(declaration))?;
+        let mut mounts = Vec::new();
+        for one in declared {
+            match one {
+                Declared::Mount(mount) => mounts.push(mount),
+                Declared::Cgroups(cgroups) => {
+                    mounts.extend(cgroup::mounts(&cgroups, &host_mounts()?)?)
+                }
+            }
+        }
+        let has_own_dev = mounts
+            .iter()
+            .any(|mount| mount.target.as_c_str() == c"/dev");
+        let rootfs = match &declaration.rootfs {
+            RootFilesystem::Host => bind(Path::new("/"), has_own_dev),
+            RootFilesystem::Directory(directory) => bind(directory, has_own_dev),
+            // Nodes come from /dev alone: one in a layer, or made by the workload, is dead.
+            RootFilesystem::Overlay(overlay) => RootMount::Overlay {
+                overlay: overlay.clone(),
+                flags: libc::MS_NODEV,
+            },
+        };
+        // Last, when nothing can be refused any more.
+        if let RootFilesystem::Overlay(overlay) = &declaration.rootfs {
+            writable::make(&overlay.writable)?;
+        }
+        Ok(ContainerLaunchInfo {
+            namespaces: vec![kind],
+            rootfs: Some(rootfs),
+            mounts,
+            masked_paths,
+            readonly_paths,
+            readonly_root: readonly_root(declaration),
+            ..Default::default()
+        })
+    }
+
+    fn observe(&self, target: &Target, declaration: &Declaration, live: &mut Live) -> Result<()> {
+        namespaces::observe(target, "mnt", live)?;
+        let root = look::Root::of(target)?;
+        live.root_is_observers = Some(root.is_ours()?);
+        let table = observe::mounts(target)?;
+        let declared = mounts::declared(declaration).unwrap_or_default();
+        let targets = declared.iter().map(|one| one.target().to_string_lossy());
+        for path in std::iter::once("/".into()).chain(targets) {
+            let id = root.mount_at(&path)?;
+            let found = table.iter().find(|info| Some(info.id) == id);
+            if let Some(info) = found {
+                live.mounted.insert(path.into_owned(), info.mount.clone());
+            }
+        }
+        live.mounts = table.into_iter().map(|info| info.mount).collect();
+        for path in masked(declaration).iter().chain(readonly(declaration)) {
+            live.masks.insert(path.clone(), root.mask(path)?);
+        }
+        Ok(())
+    }
+
+    fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
+        compare::findings(declaration, live)
+    }
+
+    fn cleanup(&self, _: &ContainerId, declaration: &Declaration) -> Result<()> {
+        match &declaration.rootfs {
+            RootFilesystem::Overlay(overlay) => writable::remove(&overlay.writable),
+            RootFilesystem::Host | RootFilesystem::Directory(_) => Ok(()),
+        }
+    }
+}
+
+/// Paths to hide.
+pub(super) fn masked(declaration: &Declaration) -> &[String] {
+    let linux = declaration.spec.linux().as_ref();
+    let paths = linux.and_then(|linux| linux.masked_paths().as_ref());
+    paths.map_or(&[], Vec::as_slice)
+}
+
+/// Paths to protect.
+pub(super) fn readonly(declaration: &Declaration) -> &[String] {
+    let linux = declaration.spec.linux().as_ref();
+    let paths = linux.and_then(|linux| linux.readonly_paths().as_ref());
+    paths.map_or(&[], Vec::as_slice)
+}
+
+/// Whether `/` itself is to be read-only.
+pub(super) fn readonly_root(declaration: &Declaration) -> bool {
+    let root = declaration.spec.root().as_ref();
+    root.is_some_and(|root| root.readonly() == Some(true))
+}
+
+fn bind(source: &Path, has_own_dev: bool) -> RootMount {
+    RootMount::Bind {
+        source: source.to_owned(),
+        // Without a /dev of its own the container lives with the nodes of the tree.
+        attributes: if has_own_dev {
+            libc::MOUNT_ATTR_NODEV
+        } else {
+            0
+        },
+    }
+}
+
+fn host_mounts() -> Result<Vec<crate::live::LiveMount>> {
+    let own = Target {
+        pid: std::process::id(),
+    };
+    let table = observe::mounts(&own)?;
+    Ok(table.into_iter().map(|info| info.mount).collect())
+}
+
+fn paths(field: &'static str, paths: &[String]) -> Result<Vec<CString>> {
+    let path = |path: &String| {
+        let absolute = CString::new(path.as_str())
+            .ok()
+            .filter(|_| path.starts_with('/'));
+        absolute.ok_or_else(|| Error::Config {
+            field,
+            value: format!("{path:?}"),
+            rule: "each has to be an absolute path".to_owned(),
+        })
+    };
+    paths.iter().map(path).collect()
+}
+
+/// A container whose root is shared could mount into the host: runtime-spec config-linux "rootfsPropagation".
+fn check_propagation(declaration: &Declaration) -> Result<()> {
+    let linux = declaration.spec.linux().as_ref();
+    let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    match propagation.unwrap_or_default() {
+        "" | "private" | "rprivate" | "slave" | "rslave" => Ok(()),
+        other => Err(Error::Config {
+            field: "linux.rootfsPropagation",
+            value: other.to_owned(),
+            rule: "this version has private, rprivate, slave and rslave".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,213 @@
+//! The writable layer of an overlay: made before the clone, removed after the last process.
+//!
+//! What is in it was written by the workload, so removing it takes nothing for granted: symbolic links are removed and
+//! not followed, a mount in it is an error and is not entered (RESOLVE_NO_XDEV), and a tree of any depth takes two
+//! descriptors and no recursion, because directories are moved up before they are emptied.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2,
+    renameat_with, unlinkat,
+};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// The writable layer's name in its directory.
+pub const UPPER: &str = "upper";
+/// overlayfs' own directory beside it.
+pub const WORK: &str = "work";
+
+/// Makes `upper` and `work` in `directory`, which is made too.
+///
+/// # Errors
+/// When one of the two is there already: it has the files of another container.
+pub fn make(directory: &Path) -> Result<()> {
+    let failed = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| Error::file(action, path, source)
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed("make the directory", directory))?;
+    // The root of the container shows the mode of `upper`, whatever our umask is.
+    for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
+        let path = directory.join(name);
+        DirBuilder::new()
+            .mode(mode)
+            .create(&path)
+            .map_err(failed("make a new writable layer", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))
+            .map_err(failed("set the mode of", &path))?;
+    }
+    Ok(())
+}
+
+/// Removes `directory` and all in it; a missing one counts as removed.
+///
+/// # Errors
+/// When something is left, e.g. because it is a mount point.
+pub fn remove(directory: &Path) -> Result<()> {
+    let failed = |errno: Errno| Error::file("remove", directory, errno);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let top = match openat(CWD, directory, flags, Mode::empty()) {
+        Ok(top) => top,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    };
+    empty(&top).map_err(failed)?;
+    match unlinkat(CWD, directory, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+fn empty(top: &OwnedFd) -> Result<(), Errno> {
+    let mut moved = 0u64;
+    loop {
+        let entries = list(top)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        for (name, is_directory) in entries {
+            if !is_directory {
+                unlinkat(top, &name, AtFlags::empty())?;
+                continue;
+            }
+            let directory = open_here(top, &name)?;
+            for (inner, is_directory) in list(&directory)? {
+                if !is_directory {
+                    unlinkat(&directory, &inner, AtFlags::empty())?;
+                } else if let Err(errno) = unlinkat(&directory, &inner, AtFlags::REMOVEDIR) {
+                    // Only a directory that has something in it is moved; EBUSY, a mount point, stays an error.
+                    if errno != Errno::NOTEMPTY && errno != Errno::EXIST {
+                        return Err(errno);
+                    }
+                    move_up(&directory, &inner, top, &mut moved)?;
+                }
+            }
+            unlinkat(top, &name, AtFlags::REMOVEDIR)?;
+        }
+    }
+}
+
+/// Moves a directory into `top` under a name that is free there.
+fn move_up(
+    from: &OwnedFd,
+    name: &std::ffi::CStr,
+    top: &OwnedFd,
+    moved: &mut u64,
+) -> Result<(), Errno> {
+    loop {
+        *moved += 1;
+        let free = format!("removed-{moved}");
+        match renameat_with(from, name, top, free, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            result => return result,
+        }
+    }
+}
+
+fn open_here(directory: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    openat2(directory, name, flags, Mode::empty(), how)
+}
+
+/// All names in a directory, and which are directories.
+fn list(directory: &OwnedFd) -> Result<Vec<(std::ffi::CString, bool)>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listing = openat(directory.as_fd(), c".", flags, Mode::empty())?;
+    let mut entries = Vec::new();
+    for entry in Dir::new(File::from(listing))? {
+        let entry = entry?;
+        let name = entry.file_name().to_owned();
+        if matches!(name.as_bytes(), b"." | b"..") {
+            continue;
+        }
+        let is_directory = match entry.file_type() {
+            FileType::Unknown => {
+                let stat = rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            }
+            kind => kind == FileType::Directory,
+        };
+        entries.push((name, is_directory));
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_removed_and_not_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("precious"), "x").unwrap();
+        let store = tempfile::tempdir().unwrap();
+        let writable = store.path().join("web.1");
+        make(&writable).unwrap();
+        let mode = |name: &str| {
+            let metadata = fs::metadata(writable.join(name)).unwrap();
+            metadata.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode(UPPER), mode(WORK)), (0o755, 0o700));
+        let inner = writable.join("upper/a/b/c");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("file"), "x").unwrap();
+        symlink(outside.path(), inner.join("out")).unwrap();
+        symlink(outside.path(), writable.join("upper/out")).unwrap();
+        remove(&writable).unwrap();
+        assert!(!writable.exists());
+        assert!(outside.path().join("precious").exists());
+        remove(&writable).unwrap();
+    }
+
+    #[test]
+    fn a_symbolic_link_in_place_of_the_directory_is_not_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("precious"), "x").unwrap();
+        let store = tempfile::tempdir().unwrap();
+        let writable = store.path().join("web.1");
+        symlink(outside.path(), &writable).unwrap();
+        assert!(remove(&writable).is_err());
+        assert!(outside.path().join("precious").exists());
+    }
+
+    #[test]
+    fn a_half_made_layer_is_removed_and_a_used_one_is_not_taken_over() {
+        let store = tempfile::tempdir().unwrap();
+        let writable = store.path().join("web.1");
+        fs::create_dir_all(writable.join(UPPER)).unwrap();
+        let error = make(&writable).unwrap_err().to_string();
+        assert!(error.contains("upper"), "{error}");
+        remove(&writable).unwrap();
+        make(&writable).unwrap();
+    }
+
+    #[test]
+    fn a_tree_deeper_than_the_longest_path_is_removed() {
+        let store = tempfile::tempdir().unwrap();
+        let writable = store.path().join("web.1");
+        make(&writable).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = openat(CWD, writable.join(UPPER), flags, Mode::empty()).unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&at, c"removed-1", Mode::RWXU).unwrap();
+            at = openat(&at, c"removed-1", flags, Mode::empty()).unwrap();
+        }
+        drop(at);
+        remove(&writable).unwrap();
+        assert!(!writable.exists());
+    }
+}

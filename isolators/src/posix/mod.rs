@@ -1,0 +1,3 @@
+//! Limits that POSIX knows.
+
+pub mod rlimits;

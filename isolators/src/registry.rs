@@ -1,0 +1,297 @@
+//! The table of all isolators, and what is done with a set of them.
+//!
+//! The order of the table is the order of `prepare`; an operator's selection does not change it.
+
+use oci_spec::runtime::LinuxNamespaceType;
+
+use crate::declaration::{ContainerId, Declaration};
+use crate::error::{Error, Result};
+use crate::filesystem::linux::LinuxFilesystem;
+use crate::isolator::Isolator;
+use crate::launch_info::ContainerLaunchInfo;
+use crate::linux::capabilities::Capabilities;
+use crate::linux::nnp::NoNewPrivileges;
+use crate::live::{Finding, Live, Target};
+use crate::namespaces::cgroup::CgroupNamespace;
+use crate::namespaces::ipc::IpcNamespace;
+use crate::namespaces::net::NetNamespace;
+use crate::namespaces::pid::PidNamespace;
+use crate::namespaces::uts::UtsNamespace;
+use crate::observe;
+use crate::posix::rlimits::Rlimits;
+
+/// Every isolator of this build, in order.
+pub fn all() -> Vec<Box<dyn Isolator>> {
+    vec![
+        Box::new(LinuxFilesystem),
+        Box::new(PidNamespace),
+        Box::new(IpcNamespace),
+        Box::new(UtsNamespace),
+        Box::new(NetNamespace),
+        Box::new(CgroupNamespace),
+        Box::new(Capabilities),
+        Box::new(NoNewPrivileges),
+        Box::new(Rlimits),
+    ]
+}
+
+/// The isolators of a comma-separated list of names, as Mesos' `--isolation` flag has it; `None` is all of them.
+///
+/// # Errors
+/// `Error::UnknownIsolator` for a name that this build does not have.
+pub fn select(names: Option<&str>) -> Result<Vec<Box<dyn Isolator>>> {
+    let all = all();
+    let Some(names) = names else { return Ok(all) };
+    let wanted: Vec<&str> = names
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let is_known = |name: &&str| all.iter().any(|isolator| isolator.name() == *name);
+    if let Some(unknown) = wanted.iter().find(|name| !is_known(name)) {
+        let known: Vec<_> = all.iter().map(|isolator| isolator.name()).collect();
+        return Err(Error::UnknownIsolator {
+            name: (*unknown).to_owned(),
+            known: known.join(", "),
+        });
+    }
+    let selected = all
+        .into_iter()
+        .filter(|isolator| wanted.contains(&isolator.name()));
+    Ok(selected.collect())
+}
+
+/// Prepares all of `isolators` in order and merges their launch infos.
+///
+/// # Errors
+/// The first failure, after what was prepared is cleaned up again in reverse order.
+pub fn prepare(
+    isolators: &[Box<dyn Isolator>],
+    id: &ContainerId,
+    declaration: &Declaration,
+) -> Result<ContainerLaunchInfo> {
+    refuse_unhandled(declaration)?;
+    let mut merged = ContainerLaunchInfo::default();
+    let mut set_by = Vec::new();
+    for (index, isolator) in isolators.iter().enumerate() {
+        let prepared = isolator
+            .prepare(id, declaration)
+            .and_then(|info| merged.merge(isolator.name(), info, &mut set_by));
+        if let Err(error) = prepared {
+            // The one that failed may have got half-way.
+            if let Err(left) = cleanup(&isolators[..=index], id, declaration) {
+                tracing::error!(container = %id, error = %left, "left behind after a failed start");
+            }
+            return Err(error);
+        }
+    }
+    Ok(merged)
+}
+
+/// Cleans up all of `isolators` in reverse order, whichever of them fail.
+///
+/// # Errors
+/// The first failure.
+pub fn cleanup(
+    isolators: &[Box<dyn Isolator>],
+    id: &ContainerId,
+    declaration: &Declaration,
+) -> Result<()> {
+    let mut result = Ok(());
+    for isolator in isolators.iter().rev() {
+        let cleaned = isolator.cleanup(id, declaration);
+        match (&result, cleaned) {
+            (Ok(()), cleaned) => result = cleaned,
+            (Err(_), Ok(())) => {}
+            (Err(_), Err(error)) => {
+                tracing::error!(container = %id, isolator = isolator.name(), %error, "could not clean up");
+            }
+        }
+    }
+    result
+}
+
+/// Looks at a process and compares what it really has with what was declared.
+///
+/// # Errors
+/// When the process cannot be looked at, or was another one at the end than at the beginning.
+pub fn verify(
+    isolators: &[Box<dyn Isolator>],
+    target: &Target,
+    declaration: &Declaration,
+) -> Result<Vec<Finding>> {
+    let started = observe::start_time(target)?;
+    let mut live = Live::default();
+    for isolator in isolators {
+        isolator.observe(target, declaration, &mut live)?;
+    }
+    if observe::start_time(target)? != started {
+        let gone = std::io::Error::from_raw_os_error(libc::ESRCH);
+        return Err(observe::unseen(target, "one and the same process", gone));
+    }
+    let compare = |isolator: &Box<dyn Isolator>| isolator.compare(declaration, &live);
+    Ok(isolators.iter().flat_map(compare).collect())
+}
+
+/// Refuses what runtime-spec can say and no isolator of this build does: it would be dropped in silence.
+fn refuse_unhandled(declaration: &Declaration) -> Result<()> {
+    let set = |is_set: bool| is_set.then(|| "set".to_owned());
+    let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let mut asked = Vec::new();
+    if let Some(linux) = declaration.spec.linux() {
+        let namespaces = linux.namespaces().iter().flatten();
+        let mut kinds = namespaces.map(|namespace| namespace.typ());
+        let other =
+            kinds.find(|kind| matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time));
+        let maps = linux.uid_mappings().iter().chain(linux.gid_mappings());
+        let sysctl = linux.sysctl().iter().flatten().map(|(name, _)| name).min();
+        let offsets = linux.time_offsets().as_ref();
+        let network_devices = linux.net_devices().as_ref();
+        asked.extend([
+            ("linux.namespaces", other.map(|kind| kind.to_string())),
+            ("linux.uidMappings", set(maps.flatten().next().is_some())),
+            ("linux.sysctl", sysctl.cloned()),
+            ("linux.mountLabel", text(linux.mount_label())),
+            ("linux.intelRdt", set(linux.intel_rdt().is_some())),
+            ("linux.memoryPolicy", set(linux.memory_policy().is_some())),
+            ("linux.personality", set(linux.personality().is_some())),
+            (
+                "linux.timeOffsets",
+                set(offsets.is_some_and(|all| !all.is_empty())),
+            ),
+            (
+                "linux.netDevices",
+                set(network_devices.is_some_and(|all| !all.is_empty())),
+            ),
+        ]);
+    }
+    if let Some(process) = declaration.spec.process() {
+        asked.extend([
+            ("process.apparmorProfile", text(process.apparmor_profile())),
+            ("process.selinuxLabel", text(process.selinux_label())),
+            ("process.ioPriority", set(process.io_priority().is_some())),
+            ("process.scheduler", set(process.scheduler().is_some())),
+            (
+                "process.execCPUAffinity",
+                set(process.exec_cpu_affinity().is_some()),
+            ),
+        ]);
+    }
+    match asked
+        .into_iter()
+        .find_map(|(field, value)| Some((field, value?)))
+    {
+        None => Ok(()),
+        Some((field, value)) => Err(Error::Config {
+            field,
+            value,
+            rule: "this version has no isolator for it; leave it out".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::declaration::{CgroupPlacement, Overlay, RootFilesystem};
+    use std::path::Path;
+
+    fn declaration(spec: serde_json::Value, writable: &Path) -> Declaration {
+        Declaration {
+            spec: serde_json::from_value(spec).unwrap(),
+            rootfs: RootFilesystem::Overlay(Overlay {
+                layers: "/nowhere".into(),
+                lower: vec!["a".to_owned()],
+                writable: writable.to_owned(),
+            }),
+            cgroups: CgroupPlacement {
+                parent: "/tepui".into(),
+                nested: Default::default(),
+            },
+            init: false,
+        }
+    }
+
+    #[test]
+    fn a_selection_keeps_the_order_of_the_table_and_names_what_it_does_not_know() {
+        let selected = select(Some("posix/rlimits, namespaces/pid,filesystem/linux")).unwrap();
+        let names: Vec<_> = selected.iter().map(|isolator| isolator.name()).collect();
+        assert_eq!(
+            names,
+            ["filesystem/linux", "namespaces/pid", "posix/rlimits"]
+        );
+        assert_eq!(select(None).unwrap().len(), all().len());
+        let error = select(Some("namespaces/pid,gpu/nvidia"))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("\"gpu/nvidia\"") && error.contains("linux/nnp"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_isolator_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = all().iter().map(|i| i.name()).collect();
+        assert_eq!(names.len(), all().len());
+    }
+
+    #[test]
+    fn what_was_prepared_before_a_failure_is_gone_after_it() {
+        let store = tempfile::tempdir().unwrap();
+        let writable = store.path().join("web.1");
+        let id = "web.1".parse().unwrap();
+        // filesystem/linux makes the writable layer first, namespaces/uts refuses then.
+        let bad = declaration(serde_json::json!({ "hostname": "web" }), &writable);
+        let isolators = all();
+        let error = prepare(&isolators, &id, &bad).unwrap_err().to_string();
+        assert!(error.contains("hostname"), "{error}");
+        assert!(!writable.exists());
+
+        let good = declaration(serde_json::json!({}), &writable);
+        let info = prepare(&isolators, &id, &good).unwrap();
+        assert_eq!(info.namespaces, [LinuxNamespaceType::Mount]);
+        assert!(writable.join("upper").is_dir());
+        cleanup(&isolators, &id, &good).unwrap();
+        cleanup(&isolators, &id, &good).unwrap();
+        assert!(!writable.exists());
+    }
+
+    #[test]
+    fn nothing_that_is_declared_is_dropped_in_silence() {
+        let cases = [
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "user" }] } }),
+                "user",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "time" }] } }),
+                "time",
+            ),
+            (
+                serde_json::json!({ "linux": { "sysctl": { "kernel.x": "1" } } }),
+                "kernel.x",
+            ),
+            (
+                serde_json::json!({ "linux": { "mountLabel": "x" } }),
+                "linux.mountLabel",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "pid", "path": "/proc/1/ns/pid" }] } }),
+                "pid with path",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "ipc" }, { "type": "ipc" }] } }),
+                "ipc twice",
+            ),
+        ];
+        let store = tempfile::tempdir().unwrap();
+        for (spec, word) in cases {
+            let declaration = declaration(spec, &store.path().join("web.1"));
+            let error = prepare(&all(), &"web.1".parse().unwrap(), &declaration).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}
