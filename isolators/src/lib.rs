@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod observe;
 pub mod posix;
 pub mod registry;
+mod sys;
 
 pub use declaration::{CgroupPlacement, ContainerId, Declaration, Overlay, RootFilesystem};
 pub use error::{Error, Result};

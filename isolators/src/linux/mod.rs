@@ -1,4 +1,5 @@
-//! Rights of a process that Linux alone knows.
+//! Rights of a process that Linux alone knows: what Mesos groups under `linux/`.
 
 pub mod capabilities;
 pub mod nnp;
+pub mod seccomp;

@@ -1,0 +1,64 @@
+//! ptrace(2), which has no safe wrapper. The only unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use libc::{c_int, c_long, c_uint, pid_t, sock_filter};
+
+/// `PTRACE_SECCOMP_GET_FILTER` of linux/ptrace.h (4.4, with CONFIG_CHECKPOINT_RESTORE).
+const PTRACE_SECCOMP_GET_FILTER: c_uint = 0x420c;
+
+/// Begins to trace a thread without stopping it.
+pub fn seize(tid: pid_t) -> io::Result<()> {
+    plain(libc::PTRACE_SEIZE, tid, 0)
+}
+
+/// Asks a seized thread to stop.
+pub fn interrupt(tid: pid_t) -> io::Result<()> {
+    plain(libc::PTRACE_INTERRUPT, tid, 0)
+}
+
+/// Ends the tracing of a stopped thread, which goes on with `signal` (0: none).
+pub fn detach(tid: pid_t, signal: c_int) -> io::Result<()> {
+    plain(libc::PTRACE_DETACH, tid, c_long::from(signal))
+}
+
+fn plain(request: c_uint, tid: pid_t, data: c_long) -> io::Result<()> {
+    // SAFETY: these requests ignore the address and take `data` as a number, so no memory is touched.
+    let result = unsafe { libc::ptrace(request, tid, 0 as c_long, data) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The wait status of a thread that this thread traces, if it has one now.
+pub fn try_wait(tid: pid_t) -> io::Result<Option<c_int>> {
+    let mut status = 0;
+    let options = libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD;
+    // SAFETY: `status` is a valid place for the one int that waitpid(2) writes.
+    let result = unsafe { libc::waitpid(tid, &raw mut status, options) };
+    match result {
+        0 => Ok(None),
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(Some(status)),
+    }
+}
+
+/// The seccomp program number `index` of a stopped thread, 0 the newest; `None` past the last.
+pub fn seccomp_filter(tid: pid_t, index: usize) -> io::Result<Option<Vec<sock_filter>>> {
+    let absent = |e: io::Error| match e.raw_os_error() {
+        Some(libc::ENOENT) => Ok(None),
+        _ => Err(e),
+    };
+    // SAFETY: with a null pointer the kernel only answers with the length.
+    let length = unsafe {
+        libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, std::ptr::null_mut::<sock_filter>())
+    };
+    let Ok(length) = usize::try_from(length) else {
+        return absent(io::Error::last_os_error());
+    };
+    let mut program = vec![sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; length];
+    // SAFETY: `program` has room for `length` instructions. The target is stopped, so that its chain of filters can
+    // neither grow nor shrink, and the kernel writes as many as it just said.
+    let copied =
+        unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, program.as_mut_ptr()) };
+    if copied < 0 { absent(io::Error::last_os_error()) } else { Ok(Some(program)) }
+}
