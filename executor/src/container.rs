@@ -58,7 +58,11 @@ type Result<T> = std::result::Result<T, Error>;
 
 fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::File { action, path, source }
+    move |source| Error::File {
+        action,
+        path,
+        source,
+    }
 }
 
 /// `state.json`: the runtime-spec's state and ours.
@@ -111,10 +115,18 @@ impl StateDirectory {
         made
     }
 
-    fn fill(unfinished: &Path, path: &Path, id: &ContainerId, declaration: &Declaration) -> Result<Self> {
+    fn fill(
+        unfinished: &Path,
+        path: &Path,
+        id: &ContainerId,
+        declaration: &Declaration,
+    ) -> Result<Self> {
         let lock = try_lock(unfinished)?.ok_or_else(|| Error::Exists { id: id.clone() })?;
         let text = serde_json::to_vec(declaration).map_err(io::Error::other);
-        write(&unfinished.join("declaration.json"), &text.map_err(file_error("write", unfinished))?)?;
+        write(
+            &unfinished.join("declaration.json"),
+            &text.map_err(file_error("write", unfinished))?,
+        )?;
         let rootfs = unfinished.join("rootfs");
         std::fs::create_dir(&rootfs).map_err(file_error("make", &rootfs))?;
         let state = State {
@@ -136,7 +148,11 @@ impl StateDirectory {
             path,
             rustix::fs::RenameFlags::NOREPLACE,
         ) {
-            Ok(()) => Ok(Self { path: path.to_owned(), state, _lock: lock }),
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                state,
+                _lock: lock,
+            }),
             Err(Errno::EXIST) => Err(Error::Exists { id: id.clone() }),
             Err(errno) => Err(file_error("make", path)(errno.into())),
         }
@@ -189,8 +205,13 @@ fn release(path: &Path) -> Result<()> {
         // Between the making of a directory and that of its lock there is an instant.
         return Ok(());
     }
-    let Some(_lock) = try_lock(path)? else { return Ok(()) };
-    if let (Some(state), Some(declaration)) = (read::<State>(path, "state.json"), read(path, "declaration.json")) {
+    let Some(_lock) = try_lock(path)? else {
+        return Ok(());
+    };
+    if let (Some(state), Some(declaration)) = (
+        read::<State>(path, "state.json"),
+        read(path, "declaration.json"),
+    ) {
         if state.state_version > STATE_VERSION {
             tracing::warn!(id = %state.id, "left alone: it was made by a newer tepui");
             return Ok(());
@@ -203,7 +224,11 @@ fn release(path: &Path) -> Result<()> {
 }
 
 fn made_lately(path: &Path) -> bool {
-    let age = path.symlink_metadata().and_then(|status| status.modified()).ok().and_then(|at| at.elapsed().ok());
+    let age = path
+        .symlink_metadata()
+        .and_then(|status| status.modified())
+        .ok()
+        .and_then(|at| at.elapsed().ok());
     age.is_none_or(|age| age < Duration::from_secs(60))
 }
 
@@ -215,8 +240,12 @@ fn read<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Option<
 /// Kills the container's first process if it is still the one that was written down.
 fn end_process(state: &State) -> Result<()> {
     let pid = i32::try_from(state.pid).ok().and_then(Pid::from_raw);
-    let (Some(pid), true) = (pid, state.boot_id == boot_id()?) else { return Ok(()) };
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+    let (Some(pid), true) = (pid, state.boot_id == boot_id()?) else {
+        return Ok(());
+    };
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+        return Ok(());
+    };
     // Looked at after it was opened: the pidfd then stands for exactly this process.
     if start_time(state.pid) != Some(state.start_time) {
         return Ok(());
@@ -225,18 +254,31 @@ fn end_process(state: &State) -> Result<()> {
     // ESRCH: it has just ended.
     rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).unwrap_or_else(gone);
     let deadline = Instant::now() + GRACE;
-    let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let mut polled = [rustix::event::PollFd::new(
+        &pidfd,
+        rustix::event::PollFlags::IN,
+    )];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: left.as_nanos().min(999_999_999) as i64 };
+        let timeout = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: left.as_nanos().min(999_999_999) as i64,
+        };
         match rustix::event::poll(&mut polled, Some(&timeout)) {
             Ok(0) if left.is_zero() => {
                 let error = io::Error::from(io::ErrorKind::TimedOut);
-                return Err(file_error("wait for the end of", &PathBuf::from(format!("/proc/{pid}")))(error));
+                return Err(file_error(
+                    "wait for the end of",
+                    &PathBuf::from(format!("/proc/{pid}")),
+                )(error));
             }
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(()),
-            Err(errno) => return Err(file_error("wait for a process of", &state.bundle)(errno.into())),
+            Err(errno) => {
+                return Err(file_error("wait for a process of", &state.bundle)(
+                    errno.into(),
+                ));
+            }
         }
     }
 }
@@ -263,15 +305,22 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
 
 /// Replaced by rename: a reader sees the old state or the new one.
 fn write_state(directory: &Path, state: &State) -> Result<()> {
-    let (new, path) = (directory.join("state.json.new"), directory.join("state.json"));
-    let text = serde_json::to_vec(state).map_err(io::Error::other).map_err(file_error("write", &path))?;
+    let (new, path) = (
+        directory.join("state.json.new"),
+        directory.join("state.json"),
+    );
+    let text = serde_json::to_vec(state)
+        .map_err(io::Error::other)
+        .map_err(file_error("write", &path))?;
     write(&new, &text)?;
     std::fs::rename(&new, &path).map_err(file_error("replace", &path))
 }
 
 fn remove_directory(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file_error("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -279,7 +328,11 @@ fn remove_directory(path: &Path) -> Result<()> {
 /// Makes a directory that only its owner can enter: state says what secrets a task may hold.
 pub fn make_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(file_error("make", path))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(file_error("make", path))
 }
 
 fn boot_id() -> Result<String> {
@@ -291,5 +344,9 @@ fn boot_id() -> Result<String> {
 /// Field 22 of `/proc/PID/stat`; the command in field 2 may hold spaces and brackets.
 pub fn start_time(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(19)?.parse().ok()
+    text.get(text.rfind(')')? + 1..)?
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }

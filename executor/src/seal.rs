@@ -26,7 +26,9 @@ pub enum Method {
 
 /// The program could not protect its own file.
 #[derive(Debug, thiserror::Error)]
-#[error("could not protect the program's own file from containers ({action}); run tepui as root on Linux 5.12 or later")]
+#[error(
+    "could not protect the program's own file from containers ({action}); run tepui as root on Linux 5.12 or later"
+)]
 pub struct SealError {
     action: &'static str,
     source: io::Error,
@@ -37,19 +39,30 @@ pub struct SealError {
 /// # Errors
 /// When neither way works here. It never returns with an unprotected process.
 pub fn protect_own_program(method: Method) -> Result<(), SealError> {
-    let failed = |action| move |errno: Errno| SealError { action, source: errno.into() };
+    let failed = |action| {
+        move |errno: Errno| SealError {
+            action,
+            source: errno.into(),
+        }
+    };
     if is_protected().map_err(failed("look at /proc/self/exe"))? {
         return Ok(());
     }
     let program = match method {
         Method::Copy => {
-            let mut file = std::fs::File::open("/proc/self/exe")
-                .map_err(|source| SealError { action: "open /proc/self/exe", source })?;
-            sealed_file(c"tepui", &mut file).map_err(|source| SealError { action: "copy it", source })?
+            let mut file = std::fs::File::open("/proc/self/exe").map_err(|source| SealError {
+                action: "open /proc/self/exe",
+                source,
+            })?;
+            sealed_file(c"tepui", &mut file).map_err(|source| SealError {
+                action: "copy it",
+                source,
+            })?
         }
         Method::View => readonly_view().map_err(failed("make a read-only view"))?,
     };
-    let c_string = |text: OsString| CString::new(text.into_vec()).expect("the kernel ends arguments with NUL");
+    let c_string =
+        |text: OsString| CString::new(text.into_vec()).expect("the kernel ends arguments with NUL");
     let arguments = StringArray::new(std::env::args_os().map(c_string).collect());
     let environment = std::env::vars_os().map(|(mut name, value)| {
         name.push("=");
@@ -58,7 +71,10 @@ pub fn protect_own_program(method: Method) -> Result<(), SealError> {
     });
     let environment = StringArray::new(environment.collect());
     let errno = sys::execute_descriptor(program.as_fd(), &arguments, &environment);
-    Err(SealError { action: "execute the protected file", source: errno.into() })
+    Err(SealError {
+        action: "execute the protected file",
+        source: errno.into(),
+    })
 }
 
 /// The running program's own file, for another process of ours.
@@ -66,17 +82,27 @@ pub fn protect_own_program(method: Method) -> Result<(), SealError> {
 /// # Errors
 /// When /proc is not there.
 pub fn own_program() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(c"/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        c"/proc/self/exe",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 fn is_protected() -> Result<bool, Errno> {
-    let file = rustix::fs::open(c"/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = rustix::fs::open(
+        c"/proc/self/exe",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     if let Ok(seals) = rustix::fs::fcntl_get_seals(&file)
         && seals.contains(SealFlags::WRITE)
     {
         return Ok(true);
     }
-    Ok(rustix::fs::fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+    Ok(rustix::fs::fstatvfs(&file)?
+        .f_flag
+        .contains(StatVfsMountFlags::RDONLY))
 }
 
 fn readonly_view() -> Result<OwnedFd, Errno> {
@@ -133,7 +159,12 @@ fn detached_file(name: &CStr, content: &mut dyn Read) -> io::Result<OwnedFd> {
     file.flush()?;
     drop(file);
     sys::set_mount_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)?;
-    Ok(rustix::fs::openat(&tree, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::openat(
+        &tree,
+        name,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 #[cfg(test)]
@@ -146,7 +177,10 @@ mod tests {
     fn a_sealed_file_cannot_be_opened_for_writing_and_changed() {
         let file = sealed_file(c"test", &mut &b"#!/bin/true\n"[..]).unwrap();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let changed = std::fs::OpenOptions::new().write(true).open(path).and_then(|mut f| f.write_all(b"x"));
+        let changed = std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut f| f.write_all(b"x"));
         assert!(changed.is_err());
     }
 }

@@ -15,6 +15,18 @@ pub struct Target {
 }
 
 impl Target {
+    /// The calling process, by the number that the mounted `/proc` knows it by: a launcher has a pid namespace of its
+    /// own, and getpid(2) would name another process there.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted.
+    pub fn own() -> std::io::Result<Self> {
+        let link = std::fs::read_link("/proc/self")?;
+        let pid = link.to_str().and_then(|text| text.parse().ok());
+        pid.map(|pid| Self { pid })
+            .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
     /// `/proc/PID/<name>`.
     pub fn proc_path(&self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.pid.to_string()).join(name)

@@ -11,6 +11,7 @@ use crate::isolator::Isolator;
 use crate::launch_info::ContainerLaunchInfo;
 use crate::linux::capabilities::Capabilities;
 use crate::linux::nnp::NoNewPrivileges;
+use crate::linux::seccomp::SeccompIsolator;
 use crate::live::{Finding, Live, Target};
 use crate::namespaces::cgroup::CgroupNamespace;
 use crate::namespaces::ipc::IpcNamespace;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Box<dyn Isolator>> {
         Box::new(Capabilities),
         Box::new(NoNewPrivileges),
         Box::new(Rlimits),
+        Box::new(SeccompIsolator),
     ]
 }
 

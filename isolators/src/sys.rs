@@ -26,7 +26,11 @@ pub fn detach(tid: pid_t, signal: c_int) -> io::Result<()> {
 fn plain(request: c_uint, tid: pid_t, data: c_long) -> io::Result<()> {
     // SAFETY: these requests ignore the address and take `data` as a number, so no memory is touched.
     let result = unsafe { libc::ptrace(request, tid, 0 as c_long, data) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The wait status of a thread that this thread traces, if it has one now.
@@ -50,15 +54,32 @@ pub fn seccomp_filter(tid: pid_t, index: usize) -> io::Result<Option<Vec<sock_fi
     };
     // SAFETY: with a null pointer the kernel only answers with the length.
     let length = unsafe {
-        libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, std::ptr::null_mut::<sock_filter>())
+        libc::ptrace(
+            PTRACE_SECCOMP_GET_FILTER,
+            tid,
+            index,
+            std::ptr::null_mut::<sock_filter>(),
+        )
     };
     let Ok(length) = usize::try_from(length) else {
         return absent(io::Error::last_os_error());
     };
-    let mut program = vec![sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; length];
+    let mut program = vec![
+        sock_filter {
+            code: 0,
+            jt: 0,
+            jf: 0,
+            k: 0
+        };
+        length
+    ];
     // SAFETY: `program` has room for `length` instructions. The target is stopped, so that its chain of filters can
     // neither grow nor shrink, and the kernel writes as many as it just said.
     let copied =
         unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, program.as_mut_ptr()) };
-    if copied < 0 { absent(io::Error::last_os_error()) } else { Ok(Some(program)) }
+    if copied < 0 {
+        absent(io::Error::last_os_error())
+    } else {
+        Ok(Some(program))
+    }
 }

@@ -24,7 +24,10 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         if let Err(errno) = apply(step, socket) {
             let record = match step {
                 Step::Execute(_) => Record::ExecuteFailed(errno.raw_os_error()),
-                _ => Record::StepFailed { index: index as u16, errno: errno.raw_os_error() as u16 },
+                _ => Record::StepFailed {
+                    index: index as u16,
+                    errno: errno.raw_os_error() as u16,
+                },
             };
             // Nobody is left to tell when this fails too: the launcher then reads end-of-file and a dead child.
             let _ = rustix::io::write(socket, &record.encode());
@@ -45,12 +48,19 @@ fn apply(step: &Step, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         Step::CgroupNamespace => sys::unshare_cgroup_namespace(),
         Step::Loopback => sys::loopback_up(),
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
-        Step::OomScoreAdjustment(value) => write_file(c"/proc/self/oom_score_adj", value.to_bytes()),
+        Step::OomScoreAdjustment(value) => {
+            write_file(c"/proc/self/oom_score_adj", value.to_bytes())
+        }
         Step::RootPropagation => rustix::mount::mount_change(
             c"/",
             MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
         ),
-        Step::MountOverlay { layers, target, options, flags } => {
+        Step::MountOverlay {
+            layers,
+            target,
+            options,
+            flags,
+        } => {
             rustix::process::chdir(layers.as_c_str())?;
             let flags = MountFlags::from_bits_retain(*flags as u32);
             let (target, options) = (target.as_c_str(), options.as_c_str());
@@ -65,7 +75,9 @@ fn apply(step: &Step, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         Step::Mask { path, null } => mask(path, null.as_fd()),
         Step::ReadonlyPath(path) => make_readonly(path),
         Step::PivotRoot => pivot_root(),
-        Step::MakeDirectory(path) => resolve_or_make(path, Create::Directory, ResolveFlags::IN_ROOT).map(drop),
+        Step::MakeDirectory(path) => {
+            resolve_or_make(path, Create::Directory, ResolveFlags::IN_ROOT).map(drop)
+        }
         Step::ReadonlyRoot => readonly_root(),
         Step::Stdio { from, number } => sys::duplicate_to(from.as_fd(), *number),
         Step::ResourceLimit(limit) => sys::set_rlimit(limit),
@@ -96,7 +108,13 @@ fn write_file(path: &CStr, content: &[u8]) -> Result<(), Errno> {
 /// pivot, `/` after it).
 fn resolve(path: &CStr, extra: ResolveFlags) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS | extra)
+    rustix::fs::openat2(
+        CWD,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_MAGICLINKS | extra,
+    )
 }
 
 /// As [`resolve`], and makes what is missing, part by part, each inside the directory that the part before led to.
@@ -122,7 +140,11 @@ fn resolve_or_make(path: &CStr, create: Create, extra: ResolveFlags) -> Result<O
         parent = match resolve(prefix, ResolveFlags::IN_ROOT | extra) {
             Err(Errno::NOENT) => {
                 if rest_is_empty && create == Create::File {
-                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let flags = OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::WRONLY
+                        | OFlags::NOFOLLOW
+                        | OFlags::CLOEXEC;
                     rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
                 } else {
                     rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
@@ -150,7 +172,11 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
-    let extra = if mount.plain_target { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
+    let extra = if mount.plain_target {
+        ResolveFlags::NO_SYMLINKS
+    } else {
+        ResolveFlags::empty()
+    };
     let place = resolve_or_make(&mount.target, mount.create, extra)?;
     match &mount.source {
         MountSource::Tree { tree, .. } => {
@@ -160,13 +186,21 @@ fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
             }
             attach(tree.as_fd(), place.as_fd())
         }
-        MountSource::New { fstype, source, options } => {
+        MountSource::New {
+            fstype,
+            source,
+            options,
+        } => {
             let context = rustix::mount::fsopen(fstype.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
             rustix::mount::fsconfig_set_string(&context, c"source", source.as_c_str())?;
             for (key, value) in options {
                 match value {
                     Some(value) => {
-                        rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?;
+                        rustix::mount::fsconfig_set_string(
+                            &context,
+                            key.as_c_str(),
+                            value.as_c_str(),
+                        )?;
                     }
                     None => rustix::mount::fsconfig_set_flag(&context, key.as_c_str())?,
                 }

@@ -37,10 +37,14 @@ pub enum Error {
         source: io::Error,
     },
     /// The host's null device is something else.
-    #[error("/dev/null of the host is not the null device (character 1:3); repair it, it is what hides masked files")]
+    #[error(
+        "/dev/null of the host is not the null device (character 1:3); repair it, it is what hides masked files"
+    )]
     NotTheNullDevice,
     /// The overlay's options do not fit one page.
-    #[error("the image has {count} layers; their mount options are {length} bytes, and the kernel takes 4095")]
+    #[error(
+        "the image has {count} layers; their mount options are {length} bytes, and the kernel takes 4095"
+    )]
     TooManyLayers {
         /// Layers.
         count: usize,
@@ -48,10 +52,18 @@ pub enum Error {
         length: usize,
     },
     /// A seccomp profile that denies what is still to be done after it is loaded.
-    #[error("the seccomp profile does not allow {calls}, which the container's start still needs; allow them, or start with no_new_privs")]
+    #[error(
+        "the seccomp profile does not allow {calls}, which the container's start still needs; allow them, or start with no_new_privs"
+    )]
     ProfileTooStrict {
         /// Names, comma separated.
         calls: String,
+    },
+    /// A seccomp program that cannot be understood.
+    #[error("the seccomp program cannot be checked: {reason}")]
+    Profile {
+        /// Why.
+        reason: String,
     },
     /// The kernel refused the clone.
     #[error("could not clone the container's process")]
@@ -80,7 +92,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The child died without a word.
-    #[error("the container's process died while it was set up (killed, or out of memory: is the memory limit too small?)")]
+    #[error(
+        "the container's process died while it was set up (killed, or out of memory: is the memory limit too small?)"
+    )]
     Died,
     /// An isolator refused.
     #[error(transparent)]

@@ -59,7 +59,11 @@ pub struct Handover {
 ///
 /// # Errors
 /// The first thing that failed; the child is dead and reaped then, and the cgroups are as they were.
-pub fn prepare(declaration: &Declaration, info: ContainerLaunchInfo, handover: Handover) -> Result<Waiting> {
+pub fn prepare(
+    declaration: &Declaration,
+    info: ContainerLaunchInfo,
+    handover: Handover,
+) -> Result<Waiting> {
     let flags = namespace_flags(&info.namespaces);
     let cgroup = info.cgroup_v2.as_deref().map(open_directory).transpose()?;
     check_profile(&info, handover.init.is_some())?;
@@ -69,12 +73,26 @@ pub fn prepare(declaration: &Declaration, info: ContainerLaunchInfo, handover: H
         SocketFlags::CLOEXEC,
         None,
     )
-    .map_err(|source| Error::Channel { action: "make a socket pair", source: source.into() })?;
-    let Handover { stdio, mount_point, init } = handover;
-    let attachments = Attachments { stdio, mount_point, init, socket: theirs.as_raw_fd() };
+    .map_err(|source| Error::Channel {
+        action: "make a socket pair",
+        source: source.into(),
+    })?;
+    let Handover {
+        stdio,
+        mount_point,
+        init,
+    } = handover;
+    let attachments = Attachments {
+        stdio,
+        mount_point,
+        init,
+        socket: theirs.as_raw_fd(),
+    };
     let steps = plan::steps(declaration, info, attachments)?;
 
-    let clone_error = |errno: Errno| Error::Clone { source: errno.into() };
+    let clone_error = |errno: Errno| Error::Clone {
+        source: errno.into(),
+    };
     let mask = sys::block_signals().map_err(clone_error)?;
     let cloned = sys::clone_process(flags, cgroup.as_ref().map(AsFd::as_fd));
     let pidfd = match cloned {
@@ -86,7 +104,14 @@ pub fn prepare(declaration: &Declaration, info: ContainerLaunchInfo, handover: H
     drop(theirs);
     let pidfd = pidfd?;
     let host_pid = host_pid(&pidfd).unwrap_or_default();
-    let waiting = Waiting { process: Process { pidfd, socket, host_pid }, steps };
+    let waiting = Waiting {
+        process: Process {
+            pidfd,
+            socket,
+            host_pid,
+        },
+        steps,
+    };
     match waiting.process.receive() {
         Ok(Some(Record::Ready)) => Ok(waiting),
         other => Err(waiting.abandon(other)),
@@ -104,9 +129,14 @@ impl Waiting {
     /// # Errors
     /// When it could not be; the process is dead and reaped then.
     pub fn start(self) -> Result<Process> {
-        rustix::io::write(&self.process.socket, b"!")
-            .map_err(|source| Error::Channel { action: "tell the container to start", source: source.into() })?;
-        let with_init = self.steps.iter().any(|step| matches!(step, Step::AwaitStart { init: true }));
+        rustix::io::write(&self.process.socket, b"!").map_err(|source| Error::Channel {
+            action: "tell the container to start",
+            source: source.into(),
+        })?;
+        let with_init = self
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::AwaitStart { init: true }));
         match self.process.receive() {
             Ok(Some(Record::Executed)) => Ok(self.process),
             // The socket closes on execve(2).
@@ -130,12 +160,19 @@ impl Waiting {
                     source: io::Error::from_raw_os_error(errno.into()),
                 }
             }
-            Ok(Some(Record::ExecuteFailed(errno))) => {
-                Error::Execute { program: self.program(), source: io::Error::from_raw_os_error(errno) }
-            }
-            Err(source) => Error::Channel { action: "hear from the container's process", source },
+            Ok(Some(Record::ExecuteFailed(errno))) => Error::Execute {
+                program: self.program(),
+                source: io::Error::from_raw_os_error(errno),
+            },
+            Err(source) => Error::Channel {
+                action: "hear from the container's process",
+                source,
+            },
             Ok(_) => match reaped {
-                Err(source) => Error::Channel { action: "wait for the container's process", source },
+                Err(source) => Error::Channel {
+                    action: "wait for the container's process",
+                    source,
+                },
                 Ok(_) => Error::Died,
             },
         }
@@ -238,32 +275,74 @@ fn namespace_flags(namespaces: &[LinuxNamespaceType]) -> u64 {
         LinuxNamespaceType::User => libc::CLONE_NEWUSER,
         LinuxNamespaceType::Cgroup | LinuxNamespaceType::Time => 0,
     };
-    namespaces.iter().map(|kind| flag(kind) as u64).fold(0, |all, one| all | one)
+    namespaces
+        .iter()
+        .map(|kind| flag(kind) as u64)
+        .fold(0, |all, one| all | one)
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|source| Error::Open { path: path.to_owned(), source: source.into() })
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    })
 }
 
 /// What a task needs after its filter is loaded: with no_new_privs only execve and what init does; without, also the
 /// change of ids and capabilities.
 fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
     const INIT: [&str; 10] = [
-        "execveat", "execve", "prctl", "fcntl", "rt_sigprocmask", "vfork", "write", "rt_sigtimedwait", "wait4", "kill",
+        "execveat",
+        "execve",
+        "prctl",
+        "fcntl",
+        "rt_sigprocmask",
+        "vfork",
+        "write",
+        "rt_sigtimedwait",
+        "wait4",
+        "kill",
     ];
     const LATE: [&str; 12] = [
-        "prctl", "setgroups", "setresgid", "setresuid", "capset", "chdir", "getcwd", "close_range", "fcntl",
-        "write", "read", "rt_sigprocmask",
+        "prctl",
+        "setgroups",
+        "setresgid",
+        "setresuid",
+        "capset",
+        "chdir",
+        "getcwd",
+        "close_range",
+        "fcntl",
+        "write",
+        "read",
+        "rt_sigprocmask",
     ];
-    let Some(filter) = &info.seccomp else { return Ok(()) };
+    let Some(filter) = &info.seccomp else {
+        return Ok(());
+    };
     let mut needed = vec!["execve", "exit_group"];
     needed.extend(if init { &INIT[..] } else { &[] });
-    needed.extend(if info.no_new_privileges { &[] } else { &LATE[..] });
-    let missing = tepui_isolators::linux::seccomp::missing_calls(filter, &needed);
+    needed.extend(if info.no_new_privileges {
+        &[]
+    } else {
+        &LATE[..]
+    });
+    let missing =
+        tepui_isolators::linux::seccomp::missing_calls(filter, &needed).map_err(|fault| {
+            Error::Profile {
+                reason: fault.to_string(),
+            }
+        })?;
     match missing.is_empty() {
         true => Ok(()),
-        false => Err(Error::ProfileTooStrict { calls: missing.join(", ") }),
+        false => Err(Error::ProfileTooStrict {
+            calls: missing.join(", "),
+        }),
     }
 }
 
@@ -271,5 +350,7 @@ fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
 /// its children by other numbers (pidfd's fdinfo, Linux 5.4).
 fn host_pid(pidfd: &OwnedFd) -> Option<u32> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|pid| pid.trim().parse().ok())
 }

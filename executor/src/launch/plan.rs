@@ -37,8 +37,16 @@ pub struct Attachments {
 ///
 /// # Errors
 /// When a source cannot be opened or a string cannot be one of the kernel's.
-pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: Attachments) -> Result<Vec<Step>> {
-    let process = declaration.spec.process().as_ref().ok_or(Error::Missing { field: "process" })?;
+pub fn steps(
+    declaration: &Declaration,
+    info: ContainerLaunchInfo,
+    attachments: Attachments,
+) -> Result<Vec<Step>> {
+    let process = declaration
+        .spec
+        .process()
+        .as_ref()
+        .ok_or(Error::Missing { field: "process" })?;
     let own_root = declaration.rootfs != RootFilesystem::Host;
     let target = c_path(&attachments.mount_point)?;
     let init = attachments.init.is_some();
@@ -49,13 +57,19 @@ pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: 
         steps.push(join_cgroup(directory)?);
     }
     // Its root is the cgroup that one is in, so it follows the move.
-    if info.namespaces.contains(&oci_spec::runtime::LinuxNamespaceType::Cgroup) {
+    if info
+        .namespaces
+        .contains(&oci_spec::runtime::LinuxNamespaceType::Cgroup)
+    {
         steps.push(Step::CgroupNamespace);
     }
     steps.extend(info.loopback.then_some(Step::Loopback));
     steps.extend(info.hostname.map(Step::Hostname));
     // The host's /proc is gone after the pivot, and the container's is not ours to write to.
-    steps.extend(info.oom_score_adj.map(|value| Step::OomScoreAdjustment(c_number(value))));
+    steps.extend(
+        info.oom_score_adj
+            .map(|value| Step::OomScoreAdjustment(c_number(value))),
+    );
     let directory = c_string(process.cwd().as_os_str())?;
     // Without `filesystem/linux` the container stays on the host's mounts.
     if let Some(root) = info.rootfs {
@@ -68,7 +82,10 @@ pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: 
         }
         // Before the pivot, while the tree is still reached from the working directory; after all mounts.
         for path in info.masked_paths {
-            steps.push(Step::Mask { path, null: null_device()? });
+            steps.push(Step::Mask {
+                path,
+                null: null_device()?,
+            });
         }
         steps.extend(info.readonly_paths.into_iter().map(Step::ReadonlyPath));
         steps.push(Step::PivotRoot);
@@ -79,7 +96,10 @@ pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: 
     // After everything that writes.
     steps.extend(info.readonly_root.then_some(Step::ReadonlyRoot));
     for (number, from) in attachments.stdio.into_iter().enumerate() {
-        steps.push(Step::Stdio { from, number: number as i32 });
+        steps.push(Step::Stdio {
+            from,
+            number: number as i32,
+        });
     }
     // Raising a hard limit needs a capability that goes next.
     steps.extend(info.rlimits.into_iter().map(Step::ResourceLimit));
@@ -93,7 +113,11 @@ pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: 
     steps.extend(info.capabilities.map(Step::BoundingSet));
     let user = process.user();
     let groups = user.additional_gids().clone().unwrap_or_default();
-    steps.push(Step::Ids(Ids { uid: user.uid(), gid: user.gid(), groups }));
+    steps.push(Step::Ids(Ids {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups,
+    }));
     steps.extend(info.capabilities.map(Step::Capabilities));
     // As the user, who may lack the right to enter it.
     steps.push(Step::WorkingDirectory(directory));
@@ -103,12 +127,19 @@ pub fn steps(declaration: &Declaration, info: ContainerLaunchInfo, attachments: 
     steps.push(Step::AwaitStart { init });
     // Last, so that a profile need not allow our set-up.
     steps.extend(late.map(Step::Seccomp));
-    steps.push(Step::Execute(execute(declaration, process, attachments.init, attachments.socket)?));
+    steps.push(Step::Execute(execute(
+        declaration,
+        process,
+        attachments.init,
+        attachments.socket,
+    )?));
     Ok(steps)
 }
 
 fn c_string(text: &OsStr) -> Result<CString> {
-    CString::new(text.as_bytes()).map_err(|_| Error::NulByte { text: text.to_string_lossy().into_owned() })
+    CString::new(text.as_bytes()).map_err(|_| Error::NulByte {
+        text: text.to_string_lossy().into_owned(),
+    })
 }
 
 fn c_path(path: &Path) -> Result<CString> {
@@ -121,9 +152,16 @@ fn c_number(value: i32) -> CString {
 
 fn join_cgroup(directory: &Path) -> Result<Step> {
     let path = directory.join("tasks");
-    let tasks = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|source| Error::Open { path: path.clone(), source: source.into() })?;
-    Ok(Step::JoinCgroup { path: c_path(&path)?, tasks })
+    let tasks = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(
+        |source| Error::Open {
+            path: path.clone(),
+            source: source.into(),
+        },
+    )?;
+    Ok(Step::JoinCgroup {
+        path: c_path(&path)?,
+        tasks,
+    })
 }
 
 fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
@@ -131,8 +169,10 @@ fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    rustix::mount::open_tree(CWD, path, flags)
-        .map_err(|source| Error::Open { path: path.to_owned(), source: source.into() })
+    rustix::mount::open_tree(CWD, path, flags).map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    })
 }
 
 /// A detached mount of the host's null device, checked to be one: what it hides must not become readable by
@@ -140,7 +180,10 @@ fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 fn null_device() -> Result<OwnedFd> {
     let path = Path::new("/dev/null");
     let tree = open_tree(path, false)?;
-    let status = rustix::fs::fstat(&tree).map_err(|source| Error::Open { path: path.into(), source: source.into() })?;
+    let status = rustix::fs::fstat(&tree).map_err(|source| Error::Open {
+        path: path.into(),
+        source: source.into(),
+    })?;
     let is_null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
         && status.st_rdev == rustix::fs::makedev(1, 3);
     if !is_null {
@@ -154,10 +197,18 @@ fn root_step(root: RootMount, target: &CString) -> Result<Step> {
         RootMount::Bind { source, attributes } => {
             let tree = open_tree(&source, true)?;
             if attributes != 0 {
-                super::sys::set_mount_attributes(tree.as_fd(), attributes, 0, false)
-                    .map_err(|errno| Error::Open { path: source.clone(), source: errno.into() })?;
+                super::sys::set_mount_attributes(tree.as_fd(), attributes, 0, false).map_err(
+                    |errno| Error::Open {
+                        path: source.clone(),
+                        source: errno.into(),
+                    },
+                )?;
             }
-            Ok(Step::AttachRoot { source: c_path(&source)?, tree, target: target.clone() })
+            Ok(Step::AttachRoot {
+                source: c_path(&source)?,
+                tree,
+                target: target.clone(),
+            })
         }
         RootMount::Overlay { overlay, flags } => {
             let escape = |path: &Path| {
@@ -171,7 +222,10 @@ fn root_step(root: RootMount, target: &CString) -> Result<Step> {
                 escape(&overlay.writable.join("work"))
             );
             if options.len() > MOUNT_OPTIONS_LIMIT {
-                return Err(Error::TooManyLayers { count: overlay.lower.len(), length: options.len() });
+                return Err(Error::TooManyLayers {
+                    count: overlay.lower.len(),
+                    length: options.len(),
+                });
             }
             Ok(Step::MountOverlay {
                 layers: c_path(&overlay.layers)?,
@@ -184,22 +238,49 @@ fn root_step(root: RootMount, target: &CString) -> Result<Step> {
 }
 
 fn mount_step(mount: Mount, own_root: bool) -> Result<MountStep> {
-    let mut create = if own_root { Create::Directory } else { Create::Nothing };
+    let mut create = if own_root {
+        Create::Directory
+    } else {
+        Create::Nothing
+    };
     let source = match mount.kind {
-        MountKind::Filesystem { fstype, source, options } => MountSource::New { fstype, source, options },
+        MountKind::Filesystem {
+            fstype,
+            source,
+            options,
+        } => MountSource::New {
+            fstype,
+            source,
+            options,
+        },
         MountKind::Bind { source, recursive } => {
             let tree = open_tree(&source, recursive)?;
-            let status = rustix::fs::fstat(&tree)
-                .map_err(|errno| Error::Open { path: source.clone(), source: errno.into() })?;
+            let status = rustix::fs::fstat(&tree).map_err(|errno| Error::Open {
+                path: source.clone(),
+                source: errno.into(),
+            })?;
             if own_root && FileType::from_raw_mode(status.st_mode) != FileType::Directory {
                 create = Create::File;
             }
-            MountSource::Tree { name: c_path(&source)?, tree }
+            MountSource::Tree {
+                name: c_path(&source)?,
+                tree,
+            }
         }
-        MountKind::Devices { nodes, links, directories, options } => {
+        MountKind::Devices {
+            nodes,
+            links,
+            directories,
+            options,
+        } => {
             let tree = device_tree(&nodes, &links, &directories, &options, mount.attributes)
-                .map_err(|source| Error::Devices { source: source.into() })?;
-            MountSource::Tree { name: c"devices".into(), tree }
+                .map_err(|source| Error::Devices {
+                    source: source.into(),
+                })?;
+            MountSource::Tree {
+                name: c"devices".into(),
+                tree,
+            }
         }
     };
     Ok(MountStep {
@@ -225,24 +306,36 @@ fn device_tree(
     rustix::mount::fsconfig_set_string(&context, c"source", c"tmpfs")?;
     for (key, value) in options {
         match value {
-            Some(value) => rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?,
+            Some(value) => {
+                rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?
+            }
             None => rustix::mount::fsconfig_set_flag(&context, key.as_c_str())?,
         }
     }
     rustix::mount::fsconfig_create(&context)?;
     // Read-only comes when it is attached, after it was filled.
-    let attributes = MountAttrFlags::from_bits_retain(attributes as u32) - MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let attributes =
+        MountAttrFlags::from_bits_retain(attributes as u32) - MountAttrFlags::MOUNT_ATTR_RDONLY;
     let tree = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     for node in nodes {
         let name = node.name.as_c_str();
         let device = rustix::fs::makedev(node.major, node.minor);
-        let (kind, mode) = (FileType::from_raw_mode(node.mode), Mode::from_raw_mode(node.mode & 0o7777));
+        let (kind, mode) = (
+            FileType::from_raw_mode(node.mode),
+            Mode::from_raw_mode(node.mode & 0o7777),
+        );
         rustix::fs::mknodat(&tree, name, kind, mode, device)?;
         // mknod(2) takes the umask away.
         rustix::fs::chmodat(&tree, name, mode, rustix::fs::AtFlags::empty())?;
         let owner = Some(rustix::fs::Uid::from_raw(node.uid));
         let group = Some(rustix::fs::Gid::from_raw(node.gid));
-        rustix::fs::chownat(&tree, name, owner, group, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(
+            &tree,
+            name,
+            owner,
+            group,
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )?;
     }
     for directory in directories {
         rustix::fs::mkdirat(&tree, directory.as_c_str(), Mode::from_raw_mode(0o755))?;
@@ -264,21 +357,45 @@ fn execute(
 ) -> Result<Execute> {
     let arguments = process.args().clone().unwrap_or_default();
     let environment = process.env().clone().unwrap_or_default();
-    let first = arguments.first().ok_or(Error::Missing { field: "process.args" })?;
+    let first = arguments.first().ok_or(Error::Missing {
+        field: "process.args",
+    })?;
     let program = declaration.executable.as_ref().unwrap_or(first);
     if program.is_empty() {
-        return Err(Error::Missing { field: "process.args[0]" });
+        return Err(Error::Missing {
+            field: "process.args[0]",
+        });
     }
-    let strings = |texts: &[String]| texts.iter().map(|t| c_string(OsStr::new(t))).collect::<Result<Vec<_>>>();
+    let strings = |texts: &[String]| {
+        texts
+            .iter()
+            .map(|t| c_string(OsStr::new(t)))
+            .collect::<Result<Vec<_>>>()
+    };
     let mut all = strings(&arguments)?;
     let mut candidates = Vec::new();
     if init.is_some() {
-        all.splice(0..0, [c"tepui-init".into(), c_number(socket), c_string(OsStr::new(program))?]);
+        all.splice(
+            0..0,
+            [
+                c"tepui-init".into(),
+                c_number(socket),
+                c_string(OsStr::new(program))?,
+            ],
+        );
     } else {
-        let path = environment.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let path = environment
+            .iter()
+            .find_map(|v| v.strip_prefix("PATH="))
+            .unwrap_or(DEFAULT_PATH);
         candidates = match program.contains('/') {
             true => vec![c_string(OsStr::new(program))?],
-            false => strings(&path.split(':').map(|d| format!("{d}/{program}")).collect::<Vec<_>>())?,
+            false => strings(
+                &path
+                    .split(':')
+                    .map(|d| format!("{d}/{program}"))
+                    .collect::<Vec<_>>(),
+            )?,
         };
     }
     Ok(Execute {

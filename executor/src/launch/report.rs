@@ -50,7 +50,10 @@ impl Record {
             1 => Self::Executed,
             2 => Self::ExecuteFailed(value as i32),
             3 => Self::Ended(value as i32),
-            4 => Self::StepFailed { index: (value >> 16) as u16, errno: value as u16 },
+            4 => Self::StepFailed {
+                index: (value >> 16) as u16,
+                errno: value as u16,
+            },
             5 => Self::Ready,
             _ => return None,
         })
@@ -67,13 +70,21 @@ mod tests {
             Record::Executed,
             Record::ExecuteFailed(2),
             Record::Ended(0x300),
-            Record::StepFailed { index: 40, errno: 95 },
+            Record::StepFailed {
+                index: 40,
+                errno: 95,
+            },
             Record::Ready,
         ];
         for record in all {
             assert_eq!(Record::decode(&record.encode()), Some(record));
         }
-        for junk in [&b""[..], b"\x01\0\0\0", b"\x09\0\0\0\0\0\0\0", b"\x01\0\0\0\0\0\0\0\0"] {
+        for junk in [
+            &b""[..],
+            b"\x01\0\0\0",
+            b"\x09\0\0\0\0\0\0\0",
+            b"\x01\0\0\0\0\0\0\0\0",
+        ] {
             assert_eq!(Record::decode(junk), None, "{junk:?}");
         }
     }

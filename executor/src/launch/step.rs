@@ -198,7 +198,9 @@ impl fmt::Display for Step {
             Self::OomScoreAdjustment(value) => write!(f, "set oom_score_adj to {}", text(value)),
             Self::RootPropagation => f.write_str("stop mount events to the host"),
             Self::MountOverlay { options, .. } => write!(f, "mount the overlay {}", text(options)),
-            Self::AttachRoot { source, .. } => write!(f, "bind the root file system {}", text(source)),
+            Self::AttachRoot { source, .. } => {
+                write!(f, "bind the root file system {}", text(source))
+            }
             Self::EnterRoot(path) => write!(f, "enter the root file system {}", text(path)),
             Self::Mount(mount) => {
                 let what = match &mount.source {
@@ -214,9 +216,17 @@ impl fmt::Display for Step {
             Self::ReadonlyRoot => f.write_str("make the root file system read-only"),
             Self::Stdio { number, .. } => write!(f, "set up standard descriptor {number}"),
             Self::ResourceLimit(limit) => {
-                write!(f, "set resource limit {} to {}:{}", limit.resource, limit.soft, limit.hard)
+                write!(
+                    f,
+                    "set resource limit {} to {}:{}",
+                    limit.resource, limit.soft, limit.hard
+                )
             }
-            Self::Seccomp(filter) => write!(f, "load the seccomp filter ({} instructions)", filter.program.len()),
+            Self::Seccomp(filter) => write!(
+                f,
+                "load the seccomp filter ({} instructions)",
+                filter.program.len()
+            ),
             Self::BoundingSet(_) => f.write_str("drop capabilities from the bounding set"),
             Self::Ids(ids) => write!(f, "become user {} and group {}", ids.uid, ids.gid),
             Self::Capabilities(_) => f.write_str("set the capabilities"),

@@ -16,7 +16,11 @@ pub type Result<T> = std::result::Result<T, Errno>;
 fn check(result: i64) -> Result<i64> {
     // `libc::syscall` returns -1 and sets errno, which is thread-local memory: the child has its own copy.
     if result == -1 {
-        return Err(Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)));
+        return Err(Errno::from_raw_os_error(
+            std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO),
+        ));
     }
     Ok(result)
 }
@@ -78,7 +82,9 @@ pub fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     match system_call!("own struct", libc::SYS_clone3, &raw mut arguments, size)? {
         0 => Ok(Cloned::Child),
         // SAFETY: the kernel stored a new descriptor that nobody else owns.
-        _ => Ok(Cloned::Parent { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        _ => Ok(Cloned::Parent {
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
     }
 }
 
@@ -92,8 +98,18 @@ struct MountAttributes {
 }
 
 /// mount_setattr(2) on the mount behind a descriptor: sets `MOUNT_ATTR_*` and the propagation (0 leaves it).
-pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, propagation: u64, recursive: bool) -> Result<()> {
-    let attributes = MountAttributes { set, clear: 0, propagation, userns: 0 };
+pub fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<()> {
+    let attributes = MountAttributes {
+        set,
+        clear: 0,
+        propagation,
+        userns: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     system_call!(
         "own struct",
@@ -110,13 +126,25 @@ pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, propagation: u64, r
 /// close_range(2) with CLOSE_RANGE_CLOEXEC (5.11): marks every descriptor from `first` on.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    system_call!("no pointers", libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC)?;
+    system_call!(
+        "no pointers",
+        libc::SYS_close_range,
+        first,
+        u32::MAX,
+        CLOSE_RANGE_CLOEXEC
+    )?;
     Ok(())
 }
 
 /// Clears the close-on-exec mark of one descriptor.
 pub fn keep_on_exec(descriptor: BorrowedFd<'_>) -> Result<()> {
-    system_call!("no pointers", libc::SYS_fcntl, descriptor.as_raw_fd(), libc::F_SETFD, 0)?;
+    system_call!(
+        "no pointers",
+        libc::SYS_fcntl,
+        descriptor.as_raw_fd(),
+        libc::F_SETFD,
+        0
+    )?;
     Ok(())
 }
 
@@ -128,10 +156,18 @@ pub fn duplicate_to(from: BorrowedFd<'_>, to: RawFd) -> Result<()> {
 
 /// seccomp(2), SECCOMP_SET_MODE_FILTER.
 pub fn set_seccomp_filter(filter: &SeccompFilter) -> Result<()> {
-    let program =
-        libc::sock_fprog { len: filter.program.len() as u16, filter: filter.program.as_ptr().cast_mut() };
+    let program = libc::sock_fprog {
+        len: filter.program.len() as u16,
+        filter: filter.program.as_ptr().cast_mut(),
+    };
     let operation = libc::SECCOMP_SET_MODE_FILTER;
-    system_call!("the kernel only reads it", libc::SYS_seccomp, operation, filter.flags, &raw const program)?;
+    system_call!(
+        "the kernel only reads it",
+        libc::SYS_seccomp,
+        operation,
+        filter.flags,
+        &raw const program
+    )?;
     Ok(())
 }
 
@@ -143,7 +179,12 @@ pub fn process_control(option: i32, a: u64, b: u64) -> Result<()> {
 
 /// setgroups(2) of this thread.
 pub fn set_groups(groups: &[u32]) -> Result<()> {
-    system_call!("length and array agree", libc::SYS_setgroups, groups.len(), groups.as_ptr())?;
+    system_call!(
+        "length and array agree",
+        libc::SYS_setgroups,
+        groups.len(),
+        groups.as_ptr()
+    )?;
     Ok(())
 }
 
@@ -166,10 +207,23 @@ pub fn set_capabilities(sets: &CapabilitySets) -> Result<()> {
     let low = |set: u64| set as u32;
     let high = |set: u64| (set >> 32) as u32;
     let data: [[u32; 3]; 2] = [
-        [low(sets.effective), low(sets.permitted), low(sets.inheritable)],
-        [high(sets.effective), high(sets.permitted), high(sets.inheritable)],
+        [
+            low(sets.effective),
+            low(sets.permitted),
+            low(sets.inheritable),
+        ],
+        [
+            high(sets.effective),
+            high(sets.permitted),
+            high(sets.inheritable),
+        ],
     ];
-    system_call!("the kernel only reads them", libc::SYS_capset, header.as_ptr(), data.as_ptr())?;
+    system_call!(
+        "the kernel only reads them",
+        libc::SYS_capset,
+        header.as_ptr(),
+        data.as_ptr()
+    )?;
     Ok(())
 }
 
@@ -248,7 +302,12 @@ pub fn restore_signals(mask: u64) -> Result<()> {
 /// `(unreachable)` where it cannot, which is how a leaked descriptor of the host shows (CVE-2024-21626).
 pub fn working_directory_is_inside_root() -> Result<bool> {
     let mut buffer = [0u8; 4096];
-    system_call!("buffer and length agree", libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len())?;
+    system_call!(
+        "buffer and length agree",
+        libc::SYS_getcwd,
+        buffer.as_mut_ptr(),
+        buffer.len()
+    )?;
     Ok(buffer[0] == b'/')
 }
 
@@ -267,10 +326,20 @@ pub fn loopback_up() -> Result<()> {
         flags: i16,
         rest: [u8; 22],
     }
-    let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
+    let mut request = InterfaceRequest {
+        name: [0; 16],
+        flags: 0,
+        rest: [0; 22],
+    };
     request.name[..2].copy_from_slice(b"lo");
     request.flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-    system_call!("own struct", libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request)?;
+    system_call!(
+        "own struct",
+        libc::SYS_ioctl,
+        socket.as_raw_fd(),
+        libc::SIOCSIFFLAGS,
+        &raw mut request
+    )?;
     Ok(())
 }
 
@@ -284,7 +353,11 @@ pub struct StringArray {
 impl StringArray {
     /// Takes the strings and lays out their pointers, with the null pointer at the end.
     pub fn new(strings: Vec<std::ffi::CString>) -> Self {
-        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        let pointers = strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect();
         Self { strings, pointers }
     }
 
@@ -297,7 +370,13 @@ impl StringArray {
 /// execve(2). Returns only after a failure.
 pub fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> Errno {
     let (argv, envp) = (arguments.pointers.as_ptr(), environment.pointers.as_ptr());
-    match system_call!("arrays end with null", libc::SYS_execve, path.as_ptr(), argv, envp) {
+    match system_call!(
+        "arrays end with null",
+        libc::SYS_execve,
+        path.as_ptr(),
+        argv,
+        envp
+    ) {
         Ok(_) => Errno::IO,
         Err(errno) => errno,
     }

@@ -22,7 +22,9 @@ pub struct Launcher {
 
 /// The launcher could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("could not start the launcher process ({action}); containers need root, or a user namespace")]
+#[error(
+    "could not start the launcher process ({action}); containers need root, or a user namespace"
+)]
 pub struct StartError {
     action: &'static str,
     source: io::Error,
@@ -36,20 +38,27 @@ impl Launcher {
     /// When the kernel refuses the pid namespace or the execution.
     pub fn start() -> Result<Self, StartError> {
         let failed = |action| move |source: io::Error| StartError { action, source };
-        let (socket, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| failed("make a socket pair")(errno.into()))?;
+        let (socket, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| failed("make a socket pair")(errno.into()))?;
         let program = seal::own_program().map_err(failed("open our own program"))?;
         let null = std::fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
         let arguments = StringArray::new(vec![PROGRAM_NAME.into()]);
         // Nothing of the executor's environment: it holds the agent's token.
-        let variable = std::env::var("TEPUI_LOG").ok().and_then(|v| CString::new(format!("TEPUI_LOG={v}")).ok());
+        let variable = std::env::var("TEPUI_LOG")
+            .ok()
+            .and_then(|v| CString::new(format!("TEPUI_LOG={v}")).ok());
         let environment = StringArray::new(variable.into_iter().collect());
         let flags = libc::CLONE_NEWPID as u64;
         match sys::clone_process(flags, None).map_err(|errno| failed("clone")(errno.into()))? {
             sys::Cloned::Parent { pidfd } => {
                 drop(theirs);
-                rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| failed("use its socket")(errno.into()))?;
+                rustix::io::ioctl_fionbio(&socket, true)
+                    .map_err(|errno| failed("use its socket")(errno.into()))?;
                 Ok(Self { socket, pidfd })
             }
             sys::Cloned::Child => {
@@ -57,7 +66,7 @@ impl Launcher {
                     sys::process_control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)?;
                     sys::unblock_signals()?;
                     sys::duplicate_to(null.as_fd(), 0)?;
-                    sys::duplicate_to(rustix::stdio::stderr(), 1)?;
+                    sys::duplicate_to(std::io::stderr().as_fd(), 1)?;
                     sys::close_on_exec_from(3)?;
                     if theirs.as_raw_fd() == SOCKET {
                         return sys::keep_on_exec(theirs.as_fd());
@@ -78,8 +87,17 @@ impl Launcher {
     /// When the launcher is gone or its queue is full.
     pub fn launch(&self, number: u64, launch: &Launch, stdio: &[OwnedFd; 3]) -> io::Result<()> {
         let memory = protocol::to_memory(launch)?;
-        let descriptors = [memory.as_fd(), stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()];
-        protocol::send(self.socket.as_fd(), &Request::Launch { number }, &descriptors)
+        let descriptors = [
+            memory.as_fd(),
+            stdio[0].as_fd(),
+            stdio[1].as_fd(),
+            stdio[2].as_fd(),
+        ];
+        protocol::send(
+            self.socket.as_fd(),
+            &Request::Launch { number },
+            &descriptors,
+        )
     }
 
     /// Sends a signal to a container's first process.
@@ -87,7 +105,11 @@ impl Launcher {
     /// # Errors
     /// When the launcher is gone.
     pub fn signal(&self, number: u64, signal: i32) -> io::Result<()> {
-        protocol::send(self.socket.as_fd(), &Request::Signal { number, signal }, &[])
+        protocol::send(
+            self.socket.as_fd(),
+            &Request::Signal { number, signal },
+            &[],
+        )
     }
 
     /// Kills everything in a container.
@@ -102,6 +124,9 @@ impl Launcher {
 impl StartError {
     /// The launcher runs, but cannot be watched.
     pub(crate) fn watch(source: io::Error) -> Self {
-        Self { action: "watch it", source }
+        Self {
+            action: "watch it",
+            source,
+        }
     }
 }

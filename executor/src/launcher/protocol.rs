@@ -7,7 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -92,9 +93,16 @@ pub enum Reply {
 impl Reply {
     /// A failure, its message cut to what a packet holds.
     pub fn failed(number: u64, mut message: String, exit_status: i32) -> Self {
-        let end = (0..=MESSAGE.min(message.len())).rev().find(|at| message.is_char_boundary(*at)).unwrap_or_default();
+        let end = (0..=MESSAGE.min(message.len()))
+            .rev()
+            .find(|at| message.is_char_boundary(*at))
+            .unwrap_or_default();
         message.truncate(end);
-        Self::Failed { number, message, exit_status }
+        Self::Failed {
+            number,
+            message,
+            exit_status,
+        }
     }
 }
 
@@ -102,7 +110,11 @@ impl Reply {
 ///
 /// # Errors
 /// When the other end is gone (EPIPE), or the packet is too large.
-pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
     if text.len() > PACKET {
         return Err(io::Error::other("a message to the launcher is too long"));
@@ -112,7 +124,12 @@ pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[Bo
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::other("too many descriptors for one message"));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(&text)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -128,7 +145,12 @@ pub fn receive<T: DeserializeOwned>(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut control, flags)?;
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut packet)],
+        &mut control,
+        flags,
+    )?;
     if received.bytes == 0 {
         return Ok(None);
     }
@@ -137,7 +159,10 @@ pub fn receive<T: DeserializeOwned>(
         _ => None,
     });
     let descriptors = rights.flatten().collect();
-    Ok(Some((serde_json::from_slice(&packet[..received.bytes])?, descriptors)))
+    Ok(Some((
+        serde_json::from_slice(&packet[..received.bytes])?,
+        descriptors,
+    )))
 }
 
 /// Puts a value into a memfd.
@@ -173,9 +198,15 @@ mod tests {
     fn a_message_arrives_with_its_descriptors() {
         let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let memory = to_memory(&vec!["a", "b"]).unwrap();
-        send(ours.as_fd(), &Request::Launch { number: 7 }, &[memory.as_fd(), ours.as_fd()]).unwrap();
-        let (request, mut descriptors): (Request, _) =
-            receive(theirs.as_fd(), RecvFlags::empty()).unwrap().unwrap();
+        send(
+            ours.as_fd(),
+            &Request::Launch { number: 7 },
+            &[memory.as_fd(), ours.as_fd()],
+        )
+        .unwrap();
+        let (request, mut descriptors): (Request, _) = receive(theirs.as_fd(), RecvFlags::empty())
+            .unwrap()
+            .unwrap();
         assert!(matches!(request, Request::Launch { number: 7 }));
         assert_eq!(descriptors.len(), 2);
         let back: Vec<String> = from_memory(descriptors.remove(0)).unwrap();
@@ -184,7 +215,9 @@ mod tests {
 
     #[test]
     fn a_long_failure_message_is_cut_at_a_character() {
-        let Reply::Failed { message, .. } = Reply::failed(1, "ä".repeat(MESSAGE), 125) else { panic!("not a failure") };
+        let Reply::Failed { message, .. } = Reply::failed(1, "ä".repeat(MESSAGE), 125) else {
+            panic!("not a failure")
+        };
         assert!(message.len() <= MESSAGE && message.chars().all(|c| c == 'ä'));
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
@@ -54,8 +54,18 @@ pub fn run() -> io::Result<()> {
     let socket = sys::adopt_descriptor(SOCKET);
     sys::close_on_exec_from(SOCKET as u32)?;
     let events = epoll::create(CreateFlags::CLOEXEC)?;
-    epoll::add(&events, &socket, EventData::new_u64(SOCKET_EVENT), EventFlags::IN)?;
-    let mut server = Server { socket, events, init: None, containers: HashMap::new() };
+    epoll::add(
+        &events,
+        &socket,
+        EventData::new_u64(SOCKET_EVENT),
+        EventFlags::IN,
+    )?;
+    let mut server = Server {
+        socket,
+        events,
+        init: None,
+        containers: HashMap::new(),
+    };
     let result = server.serve();
     server.end_all();
     result
@@ -66,7 +76,11 @@ impl Server {
         let mut ready = Vec::with_capacity(64);
         loop {
             ready.clear();
-            match epoll::wait(&self.events, rustix::buffer::spare_capacity(&mut ready), None) {
+            match epoll::wait(
+                &self.events,
+                rustix::buffer::spare_capacity(&mut ready),
+                None,
+            ) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno.into()),
@@ -95,7 +109,9 @@ impl Server {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
             other => other?,
         };
-        let Some((request, descriptors)) = message else { return Ok(false) };
+        let Some((request, descriptors)) = message else {
+            return Ok(false);
+        };
         match request {
             Request::Launch { number } => {
                 let reply = match self.launch(number, descriptors) {
@@ -130,13 +146,21 @@ impl Server {
 
     fn launch(&mut self, number: u64, mut descriptors: Vec<OwnedFd>) -> Result<u32, LaunchError> {
         if descriptors.len() != 4 {
-            return Err(LaunchError::Request { source: io::ErrorKind::InvalidData.into() });
+            return Err(LaunchError::Request {
+                source: io::ErrorKind::InvalidData.into(),
+            });
         }
         let stdio: Vec<OwnedFd> = descriptors.drain(1..).collect();
         let stdio = stdio.try_into().expect("three of four are left");
         let memory = descriptors.remove(0);
-        let launch: Launch = protocol::from_memory(memory).map_err(|source| LaunchError::Request { source })?;
-        let Launch { id, declaration, state_dir, isolation } = launch;
+        let launch: Launch =
+            protocol::from_memory(memory).map_err(|source| LaunchError::Request { source })?;
+        let Launch {
+            id,
+            declaration,
+            state_dir,
+            isolation,
+        } = launch;
 
         let isolators = registry::select(isolation.as_deref())?;
         let mut directory = StateDirectory::create(&state_dir, &id, &declaration)?;
@@ -156,8 +180,16 @@ impl Server {
             }
         };
         let pid = process.host_pid;
-        let container = Container { process, declaration, directory, watches, limit: None, id };
-        self.poll(number, &container).map_err(|source| LaunchError::Request { source })?;
+        let container = Container {
+            process,
+            declaration,
+            directory,
+            watches,
+            limit: None,
+            id,
+        };
+        self.poll(number, &container)
+            .map_err(|source| LaunchError::Request { source })?;
         self.containers.insert(number, container);
         Ok(pid)
     }
@@ -179,7 +211,11 @@ impl Server {
         for isolator in isolators {
             watches.extend(isolator.watch(id, declaration)?);
         }
-        let handover = Handover { stdio, mount_point: directory.mount_point(), init };
+        let handover = Handover {
+            stdio,
+            mount_point: directory.mount_point(),
+            init,
+        };
         let waiting = launch::prepare(declaration, info, handover)?;
         // Before the workload runs: a crash from here on finds the process by its name.
         directory.set_running(waiting.process().host_pid)?;
@@ -187,7 +223,10 @@ impl Server {
     }
 
     fn init(&mut self) -> Result<OwnedFd, LaunchError> {
-        let copied = |file: &OwnedFd| file.try_clone().map_err(|source| LaunchError::Init { source });
+        let copied = |file: &OwnedFd| {
+            file.try_clone()
+                .map_err(|source| LaunchError::Init { source })
+        };
         if let Some(file) = &self.init {
             return copied(file);
         }
@@ -197,18 +236,36 @@ impl Server {
 
     fn poll(&self, number: u64, container: &Container) -> io::Result<()> {
         let data = |kind: u64| EventData::new_u64(number << KIND_BITS | kind);
-        epoll::add(&self.events, &container.process.pidfd, data(0), EventFlags::IN)?;
+        epoll::add(
+            &self.events,
+            &container.process.pidfd,
+            data(0),
+            EventFlags::IN,
+        )?;
         for (index, watch) in container.watches.iter().enumerate() {
-            let flags = if watch.is_priority() { EventFlags::PRI } else { EventFlags::IN };
-            epoll::add(&self.events, watch.descriptor(), data(index as u64 + 1), flags)?;
+            let flags = if watch.is_priority() {
+                EventFlags::PRI
+            } else {
+                EventFlags::IN
+            };
+            epoll::add(
+                &self.events,
+                watch.descriptor(),
+                data(index as u64 + 1),
+                flags,
+            )?;
         }
         Ok(())
     }
 
     /// A limit of the container itself ends it: half of a task is of no use to anybody.
     fn limit_reached(&mut self, number: u64, watch: usize) {
-        let Some(container) = self.containers.get_mut(&number) else { return };
-        let Some(watch) = container.watches.get_mut(watch) else { return };
+        let Some(container) = self.containers.get_mut(&number) else {
+            return;
+        };
+        let Some(watch) = container.watches.get_mut(watch) else {
+            return;
+        };
         match watch.check() {
             Ok(Some(event)) => {
                 if matches!(event, LimitEvent::Memory { .. }) {
@@ -217,14 +274,22 @@ impl Server {
                 container.limit.get_or_insert(event);
             }
             Ok(None) => {}
-            Err(error) => tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit"),
+            Err(error) => {
+                tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit")
+            }
         }
     }
 
     fn container_ended(&mut self, number: u64) -> io::Result<()> {
-        let Some(container) = self.containers.remove(&number) else { return Ok(()) };
+        let Some(container) = self.containers.remove(&number) else {
+            return Ok(());
+        };
         let (status, limit) = release(container);
-        self.reply(&Reply::Exited { number, status, limit })
+        self.reply(&Reply::Exited {
+            number,
+            status,
+            limit,
+        })
     }
 
     /// The executor is gone: its tasks go too.
@@ -250,7 +315,9 @@ fn release(mut container: Container) -> (i32, Option<LimitEvent>) {
                 limit.get_or_insert(event);
             }
             Ok(_) => {}
-            Err(error) => tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit"),
+            Err(error) => {
+                tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit")
+            }
         }
     }
     drop(container.watches);
@@ -261,7 +328,9 @@ fn release(mut container: Container) -> (i32, Option<LimitEvent>) {
             }
         }
         // The state directory stays: the next start finds it by it.
-        Err(error) => tracing::error!(id = %container.id, error = report::chain(&error), "could not release all"),
+        Err(error) => {
+            tracing::error!(id = %container.id, error = report::chain(&error), "could not release all")
+        }
     }
     (status, limit)
 }

@@ -136,9 +136,7 @@ fn bind(source: &Path, has_own_dev: bool) -> RootMount {
 }
 
 fn host_mounts() -> Result<Vec<crate::live::LiveMount>> {
-    let own = Target {
-        pid: std::process::id(),
-    };
+    let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
     let table = observe::mounts(&own)?;
     Ok(table.into_iter().map(|info| info.mount).collect())
 }

@@ -30,9 +30,7 @@ impl Isolator for Capabilities {
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let declared = declared(declaration)?;
-        let own = Target {
-            pid: std::process::id(),
-        };
+        let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
         let own = union(&observe::threads(&own)?);
         let held = own.permitted & own.bounding;
         let dropped = declared.bounding & !own.bounding;
@@ -128,6 +126,21 @@ fn declared(declaration: &Declaration) -> Result<CapabilitySets> {
         permitted: bits("process.capabilities.permitted", declared.permitted())?,
         inheritable: bits("process.capabilities.inheritable", declared.inheritable())?,
         ambient: bits("process.capabilities.ambient", declared.ambient())?,
+    })
+}
+
+/// The bits of capabilities by their runtime-spec names (`CAP_CHOWN`).
+///
+/// # Errors
+/// `Error::Config` for a name that there is not.
+pub fn mask(names: &[String]) -> Result<u64> {
+    names.iter().try_fold(0, |bits, name| {
+        let capability = Capability::from_str(name).map_err(|_| Error::Config {
+            field: "process.capabilities",
+            value: name.clone(),
+            rule: "there is no such capability".to_owned(),
+        })?;
+        Ok(bits | capability.bitmask())
     })
 }
 

@@ -56,9 +56,7 @@ struct Ceiling {
 
 impl Ceiling {
     fn of_this_process() -> Result<Self> {
-        let own = Target {
-            pid: std::process::id(),
-        };
+        let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
         let limits = observed(&own)?;
         let mut hard = [u64::MAX; 16];
         for (slot, (name, _)) in hard.iter_mut().zip(RESOURCES) {

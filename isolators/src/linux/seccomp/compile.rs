@@ -51,9 +51,15 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Compiled> {
              use fewer conditions on arguments or fewer architectures"
         ))
     })?;
-    symbolic::verify(&program, &rules)
-        .map_err(|e| fail(format!("the compiled program is wrong and was not used: {e}")))?;
-    let filter = SeccompFilter { program, flags: flags(seccomp)? };
+    symbolic::verify(&program, &rules).map_err(|e| {
+        fail(format!(
+            "the compiled program is wrong and was not used: {e}"
+        ))
+    })?;
+    let filter = SeccompFilter {
+        program,
+        flags: flags(seccomp)?,
+    };
     Ok(Compiled { filter, unused })
 }
 
@@ -120,9 +126,14 @@ fn numbers(graph: &mut Graph, rules: &Rules, arch: u32) -> Option<NodeId> {
     // x32 first apart: its numbers are far from the others, and most programs have none.
     let split = ranges.partition_point(|range| range.first < X32_BIT);
     let (low, high) = ranges.split_at(split);
-    let (low, high) = (fold_single_numbers(graph, low), fold_single_numbers(graph, high));
+    let (low, high) = (
+        fold_single_numbers(graph, low),
+        fold_single_numbers(graph, high),
+    );
     Some(match (tree(graph, &low), tree(graph, &high)) {
-        (Some(low), Some(high)) => graph.add(Node::Branch(Test::GreaterOrEqual, X32_BIT, high, low)),
+        (Some(low), Some(high)) => {
+            graph.add(Node::Branch(Test::GreaterOrEqual, X32_BIT, high, low))
+        }
         (Some(only), None) | (None, Some(only)) => only,
         (None, None) => return None,
     })
@@ -145,10 +156,21 @@ fn fold_single_numbers(graph: &mut Graph, ranges: &[Range]) -> Vec<Range> {
             exceptions.push(*single);
             tail = &tail[2..];
         }
-        let node = exceptions.iter().rev().fold(range.node, |otherwise, single| {
-            graph.add(Node::Branch(Test::Equal, single.first, single.node, otherwise))
+        let node = exceptions
+            .iter()
+            .rev()
+            .fold(range.node, |otherwise, single| {
+                graph.add(Node::Branch(
+                    Test::Equal,
+                    single.first,
+                    single.node,
+                    otherwise,
+                ))
+            });
+        folded.push(Range {
+            first: range.first,
+            node,
         });
-        folded.push(Range { first: range.first, node });
         rest = tail;
     }
     folded
@@ -160,7 +182,12 @@ fn tree(graph: &mut Graph, ranges: &[Range]) -> Option<NodeId> {
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
     let (left, right) = (tree(graph, low)?, tree(graph, high)?);
-    Some(graph.add(Node::Branch(Test::GreaterOrEqual, high.first()?.first, right, left)))
+    Some(graph.add(Node::Branch(
+        Test::GreaterOrEqual,
+        high.first()?.first,
+        right,
+        left,
+    )))
 }
 
 /// The clauses of one call, in order. `None` when there are more than any program can hold.
@@ -170,18 +197,32 @@ fn arguments(graph: &mut Graph, decision: &Decision) -> Option<NodeId> {
         return None;
     }
     let otherwise = graph.add(Node::Return(decision.otherwise));
-    Some(decision.clauses.iter().rev().fold(otherwise, |otherwise, clause| {
-        let Clause { conditions, verdict } = clause;
-        let matched = graph.add(Node::Return(*verdict));
-        conditions.iter().rev().fold(matched, |yes, condition| {
-            test(graph, condition, yes, otherwise)
-        })
-    }))
+    Some(
+        decision
+            .clauses
+            .iter()
+            .rev()
+            .fold(otherwise, |otherwise, clause| {
+                let Clause {
+                    conditions,
+                    verdict,
+                } = clause;
+                let matched = graph.add(Node::Return(*verdict));
+                conditions.iter().rev().fold(matched, |yes, condition| {
+                    test(graph, condition, yes, otherwise)
+                })
+            }),
+    )
 }
 
 /// One condition on a 64-bit argument, of which BPF sees one half at a time: the upper half decides unless it is equal.
 fn test(graph: &mut Graph, condition: &Condition, yes: NodeId, no: NodeId) -> NodeId {
-    let Condition { argument, mask, comparison, value } = *condition;
+    let Condition {
+        argument,
+        mask,
+        comparison,
+        value,
+    } = *condition;
     // Turned around, three comparisons are left.
     let (test, yes, no) = match comparison {
         Comparison::Equal => (Test::Equal, yes, no),
@@ -193,10 +234,37 @@ fn test(graph: &mut Graph, condition: &Condition, yes: NodeId, no: NodeId) -> No
     };
     let low = half(graph, Half::Low, argument, mask, value, test, yes, no);
     match test {
-        Test::Equal => half(graph, Half::High, argument, mask, value, Test::Equal, low, no),
+        Test::Equal => half(
+            graph,
+            Half::High,
+            argument,
+            mask,
+            value,
+            Test::Equal,
+            low,
+            no,
+        ),
         _ => {
-            let equal = half(graph, Half::High, argument, mask, value, Test::Equal, low, no);
-            half(graph, Half::High, argument, mask, value, Test::Greater, yes, equal)
+            let equal = half(
+                graph,
+                Half::High,
+                argument,
+                mask,
+                value,
+                Test::Equal,
+                low,
+                no,
+            );
+            half(
+                graph,
+                Half::High,
+                argument,
+                mask,
+                value,
+                Test::Greater,
+                yes,
+                equal,
+            )
         }
     }
 }
@@ -207,7 +275,10 @@ enum Half {
     High,
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one comparison, all plain numbers")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one comparison, all plain numbers"
+)]
 fn half(
     graph: &mut Graph,
     half: Half,

@@ -98,7 +98,10 @@ const ON_ARCHITECTURE: [(&str, &str); 6] = [
     ),
     ("ppc64le", "swapcontext sync_file_range2"),
     ("riscv64", "riscv_flush_icache"),
-    ("s390 s390x", "s390_pci_mmio_read s390_pci_mmio_write s390_runtime_instr"),
+    (
+        "s390 s390x",
+        "s390_pci_mmio_read s390_pci_mmio_write s390_runtime_instr",
+    ),
 ];
 
 /// All socket families but AF_ALG (38) and AF_VSOCK (40), which are not in any namespace.
@@ -143,7 +146,10 @@ fn build() -> Profile {
     let mut rules = vec![
         allow(ALWAYS),
         Rule {
-            includes: Filter { min_kernel: Some((4, 8)), ..Filter::default() },
+            includes: Filter {
+                min_kernel: Some((4, 8)),
+                ..Filter::default()
+            },
             ..allow(SINCE_4_8)
         },
     ];
@@ -161,15 +167,24 @@ fn build() -> Profile {
         ..allow(names)
     }));
     rules.extend(WITH_CAPABILITY.iter().map(|(capability, names)| Rule {
-        includes: Filter { capabilities: capability.bitmask(), ..Filter::default() },
+        includes: Filter {
+            capabilities: capability.bitmask(),
+            ..Filter::default()
+        },
         ..allow(names)
     }));
     // Without CAP_SYS_ADMIN. s390 takes the flags of clone(2) second.
     let masked = LinuxSeccompOperator::ScmpCmpMaskedEq;
     let admin = caps::Capability::CAP_SYS_ADMIN.bitmask();
-    let not_admin = Filter { capabilities: admin, ..Filter::default() };
+    let not_admin = Filter {
+        capabilities: admin,
+        ..Filter::default()
+    };
     rules.push(Rule {
-        excludes: Filter { capabilities: admin, ..on("s390 s390x") },
+        excludes: Filter {
+            capabilities: admin,
+            ..on("s390 s390x")
+        },
         ..with_argument("clone", 0, masked, CLONE_NAMESPACES, Some(0))
     });
     rules.push(Rule {

@@ -78,7 +78,14 @@ impl Graph {
     }
 
     /// A branch where the accumulator holds the word at `offset`, which need not be loaded again.
-    pub fn branch_on(&mut self, offset: u32, test: Test, constant: u32, yes: NodeId, no: NodeId) -> NodeId {
+    pub fn branch_on(
+        &mut self,
+        offset: u32,
+        test: Test,
+        constant: u32,
+        yes: NodeId,
+        no: NodeId,
+    ) -> NodeId {
         let skip = |id: NodeId| match self.nodes[id.0] {
             Node::Load(loaded, next) if loaded == offset => next,
             _ => id,
@@ -154,7 +161,12 @@ struct Placed {
 
 impl Placed {
     fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
-        self.reversed.push(libc::sock_filter { code: code as u16, jt, jf, k });
+        self.reversed.push(libc::sock_filter {
+            code: code as u16,
+            jt,
+            jf,
+            k,
+        });
     }
 
     /// How many instructions lie between the next one placed and `node`.

@@ -129,7 +129,13 @@ fn compare_mode(live: Option<&LiveSeccomp>) -> Finding {
         Some(2) => ("filter (2)".to_owned(), Verdict::Match),
         Some(other) => (other.to_string(), Verdict::Unknown),
     };
-    finding("seccomp mode", "filter (2)".to_owned(), text, verdict, STATUS)
+    finding(
+        "seccomp mode",
+        "filter (2)".to_owned(),
+        text,
+        verdict,
+        STATUS,
+    )
 }
 
 fn compare_count(live: Option<&LiveSeccomp>) -> Finding {
@@ -150,7 +156,10 @@ fn compare_program(compiled: Result<Arc<Compiled>>, live: Option<&LiveSeccomp>) 
     let (declared, expected) = match &compiled {
         Ok(compiled) => {
             let program = &compiled.filter.program;
-            (format!("{} instructions", program.len()), Some(observe::plain(program)))
+            (
+                format!("{} instructions", program.len()),
+                Some(observe::plain(program)),
+            )
         }
         Err(e) => (format!("does not compile: {e}"), None),
     };
@@ -163,14 +172,26 @@ fn compare_program(compiled: Result<Arc<Compiled>>, live: Option<&LiveSeccomp>) 
         (Some(programs), None) => (lengths(programs), Verdict::Unknown),
         (Some(programs), Some(expected)) => match programs.contains(&expected) {
             true => ("the same program".to_owned(), Verdict::Match),
-            false => (format!("other programs: {}", lengths(programs)), Verdict::Weaker),
+            false => (
+                format!("other programs: {}", lengths(programs)),
+                Verdict::Weaker,
+            ),
         },
     };
-    finding("seccomp program", declared, text, verdict, "PTRACE_SECCOMP_GET_FILTER")
+    finding(
+        "seccomp program",
+        declared,
+        text,
+        verdict,
+        "PTRACE_SECCOMP_GET_FILTER",
+    )
 }
 
 fn lengths<T>(programs: &[Vec<T>]) -> String {
-    let lengths: Vec<_> = programs.iter().map(|program| program.len().to_string()).collect();
+    let lengths: Vec<_> = programs
+        .iter()
+        .map(|program| program.len().to_string())
+        .collect();
     format!("{} instructions", lengths.join(" + "))
 }
 

@@ -72,7 +72,10 @@ fn threads_of(target: &Target) -> Result<Vec<i32>> {
 
 /// `None` for a thread that is gone.
 fn thread_status(target: &Target, tid: i32) -> Result<Option<LiveSeccomp>> {
-    let path = target.proc_path("task").join(tid.to_string()).join("status");
+    let path = target
+        .proc_path("task")
+        .join(tid.to_string())
+        .join("status");
     match std::fs::read_to_string(&path) {
         Ok(text) => match parse_status(&text) {
             Some(seccomp) => Ok(Some(seccomp)),
@@ -91,7 +94,9 @@ fn thread_status(target: &Target, tid: i32) -> Result<Option<LiveSeccomp>> {
 
 fn parse_status(text: &str) -> Option<LiveSeccomp> {
     let number = |key: &str| -> Option<u32> {
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
         value.trim().parse().ok()
     };
     Some(LiveSeccomp {
@@ -123,7 +128,10 @@ fn common_programs(tids: Vec<i32>, pid: u32) -> Option<Programs> {
             None
         }
         Ok(Err(_)) => {
-            tracing::debug!(pid, "could not read the seccomp programs: the reader panicked");
+            tracing::debug!(
+                pid,
+                "could not read the seccomp programs: the reader panicked"
+            );
             None
         }
     }
@@ -186,7 +194,11 @@ mod tests {
     #[test]
     fn an_unfiltered_thread_is_the_most_open_and_strict_mode_the_least() {
         let thread = |mode, filters| {
-            openness(&LiveSeccomp { mode, filters, programs: None })
+            openness(&LiveSeccomp {
+                mode,
+                filters,
+                programs: None,
+            })
         };
         assert!(thread(0, Some(0)) < thread(2, Some(1)));
         assert!(thread(2, Some(1)) < thread(2, Some(2)));

@@ -153,7 +153,9 @@ pub fn running_kernel() -> Result<(u32, u32)> {
 /// `4.8`, `6.1.0-13-amd64`, `5.10-rc1`: the first two numbers.
 fn parse_kernel(text: &str) -> Option<(u32, u32)> {
     let (major, rest) = text.split_once('.')?;
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     Some((major.parse().ok()?, rest[..end].parse().ok()?))
 }
 
@@ -164,7 +166,10 @@ pub(super) fn argument(
     value: u64,
     value_two: Option<u64>,
 ) -> LinuxSeccompArg {
-    let mut builder = LinuxSeccompArgBuilder::default().index(index).op(op).value(value);
+    let mut builder = LinuxSeccompArgBuilder::default()
+        .index(index)
+        .op(op)
+        .value(value);
     if let Some(value_two) = value_two {
         builder = builder.value_two(value_two);
     }
@@ -278,7 +283,10 @@ impl RawRule {
         }
         let args = self.args.into_iter().enumerate().map(|(index, raw)| {
             if raw.index > 5 {
-                return Err(format!(".args[{index}].index is {}, but a call has arguments 0 to 5", raw.index));
+                return Err(format!(
+                    ".args[{index}].index is {}, but a call has arguments 0 to 5",
+                    raw.index
+                ));
             }
             Ok(argument(raw.index, raw.op, raw.value, raw.value_two))
         });
@@ -287,8 +295,14 @@ impl RawRule {
             action: self.action,
             errno: self.errno_ret,
             args: args.collect::<Result<_, _>>()?,
-            includes: self.includes.check().map_err(|e| format!(".includes.{e}"))?,
-            excludes: self.excludes.check().map_err(|e| format!(".excludes.{e}"))?,
+            includes: self
+                .includes
+                .check()
+                .map_err(|e| format!(".includes.{e}"))?,
+            excludes: self
+                .excludes
+                .check()
+                .map_err(|e| format!(".excludes.{e}"))?,
         })
     }
 }
@@ -328,15 +342,24 @@ mod tests {
     #[test]
     fn an_error_says_where() {
         let text = reason("{\n  \"defaultAction\": \"SCMP_ACT_NO\"\n}");
-        assert!(text.contains("line 2 column") && text.contains("SCMP_ACT_NO"), "{text}");
+        assert!(
+            text.contains("line 2 column") && text.contains("SCMP_ACT_NO"),
+            "{text}"
+        );
         let rule = |inside: &str| {
             reason(&format!(
                 r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{{"name": "read", "action": "SCMP_ACT_ALLOW"}}, {inside}]}}"#
             ))
         };
         for (inside, expected) in [
-            (r#"{"action": "SCMP_ACT_ALLOW"}"#, "syscalls[1] names no system call"),
-            (r#"{"name": "a", "names": ["b"], "action": "SCMP_ACT_ALLOW"}"#, "both name and names"),
+            (
+                r#"{"action": "SCMP_ACT_ALLOW"}"#,
+                "syscalls[1] names no system call",
+            ),
+            (
+                r#"{"name": "a", "names": ["b"], "action": "SCMP_ACT_ALLOW"}"#,
+                "both name and names",
+            ),
             (
                 r#"{"name": "a", "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_CHOWN", "CAP_NO"]}}"#,
                 r#"syscalls[1].includes.caps[1] is "CAP_NO""#,
@@ -349,7 +372,10 @@ mod tests {
                 r#"{"name": "a", "action": "SCMP_ACT_ALLOW", "args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]}"#,
                 "syscalls[1].args[0].index is 6",
             ),
-            (r#"{"name": "a", "action": "SCMP_ACT_ALLOW", "include": {}}"#, "unknown field `include`"),
+            (
+                r#"{"name": "a", "action": "SCMP_ACT_ALLOW", "include": {}}"#,
+                "unknown field `include`",
+            ),
         ] {
             let text = rule(inside);
             assert!(text.contains(expected), "{text}");
@@ -366,7 +392,10 @@ mod tests {
                 "includes": {}, "excludes": {"caps": null, "arches": []}}]}"#;
         let short = r#"{"defaultAction": "SCMP_ACT_ERRNO", "archMap": [{"architecture": "SCMP_ARCH_X86_64"}],
             "syscalls": [{"name": "read", "action": "SCMP_ACT_ALLOW"}]}"#;
-        assert_eq!(Profile::parse("m", mesos).unwrap(), Profile::parse("s", short).unwrap());
+        assert_eq!(
+            Profile::parse("m", mesos).unwrap(),
+            Profile::parse("s", short).unwrap()
+        );
     }
 
     #[test]
@@ -398,14 +427,24 @@ mod tests {
             rule("s390", r#""includes": {"arches": ["s390x"]}"#),
             rule("no86", r#""excludes": {"arches": ["amd64", "arm64"]}"#),
         ];
-        let json = format!(r#"{{"defaultAction": "SCMP_ACT_KILL", "syscalls": [{}]}}"#, rules.join(","));
+        let json = format!(
+            r#"{{"defaultAction": "SCMP_ACT_KILL", "syscalls": [{}]}}"#,
+            rules.join(",")
+        );
         let profile = Profile::parse("c", &json).unwrap();
         let names = |caps, kernel| {
             let seccomp = resolve(&profile, caps, kernel);
             let rules = seccomp.syscalls().clone().unwrap();
-            rules.iter().map(|r| r.names()[0].clone()).collect::<Vec<_>>().join(" ")
+            rules
+                .iter()
+                .map(|r| r.names()[0].clone())
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        let (chown, kill) = (Capability::CAP_CHOWN.bitmask(), Capability::CAP_KILL.bitmask());
+        let (chown, kill) = (
+            Capability::CAP_CHOWN.bitmask(),
+            Capability::CAP_KILL.bitmask(),
+        );
         assert_eq!(names(0, (5, 9)), "any old x86");
         assert_eq!(names(chown, (5, 10)), "new x86");
         assert_eq!(names(chown | kill, (6, 1)), "both new x86");

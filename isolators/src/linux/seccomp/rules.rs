@@ -110,7 +110,10 @@ impl Decision {
     /// For these arguments.
     pub fn verdict(&self, arguments: &[u64; 6]) -> Verdict {
         let holds = |clause: &&Clause| clause.conditions.iter().all(|c| c.holds(arguments));
-        self.clauses.iter().find(holds).map_or(self.otherwise, |clause| clause.verdict)
+        self.clauses
+            .iter()
+            .find(holds)
+            .map_or(self.otherwise, |clause| clause.verdict)
     }
 }
 
@@ -136,7 +139,10 @@ impl Rules {
             seccomp.default_errno_ret(),
         )?;
         if let Some(path) = seccomp.listener_path() {
-            return Err(no_listener("linux.seccomp.listenerPath", path.display().to_string()));
+            return Err(no_listener(
+                "linux.seccomp.listenerPath",
+                path.display().to_string(),
+            ));
         }
         let mut spaces = BTreeMap::from([(Abi::native(), Space::default())]);
         for arch in seccomp.architectures().iter().flatten() {
@@ -153,8 +159,11 @@ impl Rules {
     }
 
     fn add(&mut self, syscall: &LinuxSyscall, unused: &mut Unused) -> Result<()> {
-        let verdict =
-            verdict("linux.seccomp.syscalls[].action", syscall.action(), syscall.errno_ret())?;
+        let verdict = verdict(
+            "linux.seccomp.syscalls[].action",
+            syscall.action(),
+            syscall.errno_ret(),
+        )?;
         let args = syscall.args().as_deref().unwrap_or_default();
         if let Some(arg) = args.iter().find(|arg| arg.index() > 5) {
             return Err(Error::Config {
@@ -188,15 +197,19 @@ impl Rules {
 
     /// What happens to a call with this `seccomp_data.arch` and `.nr`.
     pub fn decision(&self, arch: u32, number: u32) -> Decision {
-        let always = |otherwise| Decision { clauses: Vec::new(), otherwise };
+        let always = |otherwise| Decision {
+            clauses: Vec::new(),
+            otherwise,
+        };
         let Some(abi) = self.abi_of(arch, number) else {
             return always(UNLISTED);
         };
         let space = &self.spaces[&abi];
-        let otherwise = match space.is_newer(abi, number) && rank(self.default) < rank(SECCOMP_RET_TRACE) {
-            true => NEWER,
-            false => self.default,
-        };
+        let otherwise =
+            match space.is_newer(abi, number) && rank(self.default) < rank(SECCOMP_RET_TRACE) {
+                true => NEWER,
+                false => self.default,
+            };
         let mut decision = always(otherwise);
         for clause in space.calls.get(&number).into_iter().flatten() {
             if clause.conditions.is_empty() {
@@ -206,7 +219,11 @@ impl Rules {
             decision.clauses.push(clause.clone());
         }
         // Clauses at the end that change nothing: kept apart they would cost instructions and hide equal calls.
-        while decision.clauses.last().is_some_and(|last| last.verdict == decision.otherwise) {
+        while decision
+            .clauses
+            .last()
+            .is_some_and(|last| last.verdict == decision.otherwise)
+        {
             decision.clauses.pop();
         }
         decision
@@ -235,14 +252,22 @@ impl Rules {
     /// The ABI that the kernel takes a call for, if it is listed.
     fn abi_of(&self, arch: u32, number: u32) -> Option<Abi> {
         let is_x32 = (X32_BIT..2 * X32_BIT).contains(&number);
-        let mut listed = self.spaces.keys().copied().filter(|abi| abi.audit_arch() == arch);
+        let mut listed = self
+            .spaces
+            .keys()
+            .copied()
+            .filter(|abi| abi.audit_arch() == arch);
         listed.find(|abi| arch != Abi::X86_64.audit_arch() || (*abi == Abi::X32) == is_x32)
     }
 }
 
 impl Space {
     fn add(&mut self, abi: Abi, number: u32, conditions: Vec<Condition>, verdict: Verdict) {
-        let plain = if abi == Abi::X32 { number & !X32_BIT } else { number };
+        let plain = if abi == Abi::X32 {
+            number & !X32_BIT
+        } else {
+            number
+        };
         if abi != Abi::X32 || !X32_OWN.contains(&plain) {
             self.newest = self.newest.max(Some(plain));
         }
@@ -250,10 +275,16 @@ impl Space {
         let mut arguments: Vec<_> = conditions.iter().map(|c| c.argument).collect();
         arguments.sort_unstable();
         if arguments.windows(2).any(|pair| pair[0] == pair[1]) {
-            let each = conditions.into_iter().map(|c| Clause { conditions: vec![c], verdict });
+            let each = conditions.into_iter().map(|c| Clause {
+                conditions: vec![c],
+                verdict,
+            });
             clauses.extend(each);
         } else {
-            clauses.push(Clause { conditions, verdict });
+            clauses.push(Clause {
+                conditions,
+                verdict,
+            });
         }
     }
 
@@ -272,7 +303,11 @@ impl Space {
     }
 
     fn is_newer(&self, abi: Abi, number: u32) -> bool {
-        let plain = if abi == Abi::X32 { number & !X32_BIT } else { number };
+        let plain = if abi == Abi::X32 {
+            number & !X32_BIT
+        } else {
+            number
+        };
         let own = abi == Abi::X32 && X32_OWN.contains(&plain);
         self.newest.is_some_and(|newest| plain > newest && !own)
     }
@@ -313,14 +348,15 @@ fn condition(abi: Abi, name: &str, arg: &LinuxSeccompArg) -> Condition {
             value &= LOW;
         }
     }
-    Condition { argument: arg.index(), mask, comparison, value }
+    Condition {
+        argument: arg.index(),
+        mask,
+        comparison,
+        value,
+    }
 }
 
-fn verdict(
-    field: &'static str,
-    action: LinuxSeccompAction,
-    errno: Option<u32>,
-) -> Result<Verdict> {
+fn verdict(field: &'static str, action: LinuxSeccompAction, errno: Option<u32>) -> Result<Verdict> {
     // EPERM where none is given, as runc and libseccomp's users have it.
     let data = errno.unwrap_or(libc::EPERM as u32);
     let refuse = |most: u32| Error::Config {
@@ -373,7 +409,9 @@ mod tests {
     }
 
     fn ask(rules: &Rules, arch: u32, number: u32, first: u64) -> Verdict {
-        rules.decision(arch, number).verdict(&[first, 0, 0, 0, 0, 0])
+        rules
+            .decision(arch, number)
+            .verdict(&[first, 0, 0, 0, 0, 0])
     }
 
     #[test]
@@ -414,15 +452,25 @@ mod tests {
             assert_eq!(ask(&strict, arch, 436, 0), EPERM);
         }
         let x32 = |number| ask(&strict, X86, X32_BIT | number, 0);
-        assert_eq!([x32(437), x32(438), x32(511)], [SECCOMP_RET_ALLOW, NEWER, NEWER]);
-        assert_eq!([x32(512), x32(515), x32(547), x32(548)], [EPERM, SECCOMP_RET_ALLOW, EPERM, NEWER]);
+        assert_eq!(
+            [x32(437), x32(438), x32(511)],
+            [SECCOMP_RET_ALLOW, NEWER, NEWER]
+        );
+        assert_eq!(
+            [x32(512), x32(515), x32(547), x32(548)],
+            [EPERM, SECCOMP_RET_ALLOW, EPERM, NEWER]
+        );
         let loose = rules("LOG", abis, named);
         assert_eq!(ask(&loose, X86, 5000, 0), SECCOMP_RET_LOG);
     }
 
     #[test]
     fn what_is_not_listed_kills_and_the_native_one_always_is() {
-        let rules = rules("ERRNO", r#""SCMP_ARCH_X86""#, r#"{"name": "read", "action": "SCMP_ACT_ALLOW"}"#);
+        let rules = rules(
+            "ERRNO",
+            r#""SCMP_ARCH_X86""#,
+            r#"{"name": "read", "action": "SCMP_ACT_ALLOW"}"#,
+        );
         assert_eq!(ask(&rules, X86, 0, 0), SECCOMP_RET_ALLOW);
         assert_eq!(ask(&rules, I386, 3, 0), SECCOMP_RET_ALLOW);
         assert_eq!(ask(&rules, X86, X32_BIT, 0), UNLISTED);
@@ -455,7 +503,9 @@ mod tests {
         let refuse = |default: &str, rest: &str| {
             let json = format!(r#"{{"defaultAction": "SCMP_ACT_{default}" {rest}}}"#);
             let profile = Profile::parse("test", &json).unwrap();
-            Rules::new(&resolve(&profile, 0, (6, 1))).unwrap_err().to_string()
+            Rules::new(&resolve(&profile, 0, (6, 1)))
+                .unwrap_err()
+                .to_string()
         };
         assert!(refuse("NOTIFY", "").contains("linux.seccomp.defaultAction is SCMP_ACT_NOTIFY"));
         let rule = r#", "syscalls": [{"name": "read", "action": "SCMP_ACT_NOTIFY"}]"#;

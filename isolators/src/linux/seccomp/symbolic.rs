@@ -8,7 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD,
+    BPF_RET, BPF_W, sock_filter,
+};
 
 use super::compile::{ARCH, ARGUMENTS, NUMBER};
 use super::layout::Test;
@@ -51,7 +54,9 @@ pub enum Fault {
         expected: Verdict,
     },
     /// It looks at arguments where the rules do not, or for calls whose rules differ.
-    #[error("for architecture {arch:#x}, call {number:#x} it looks at arguments where the rules do not")]
+    #[error(
+        "for architecture {arch:#x}, call {number:#x} it looks at arguments where the rules do not"
+    )]
     LooksAtArguments {
         /// `seccomp_data.arch`
         arch: u32,
@@ -92,7 +97,8 @@ enum Instruction {
 fn decode(program: &[sock_filter], pc: usize) -> Result<Instruction, Fault> {
     let instruction = program.get(pc).ok_or(Fault::End { pc })?;
     let sock_filter { code, jt, jf, k } = *instruction;
-    let test = |test| Instruction::Branch(test, k, pc + 1 + usize::from(jt), pc + 1 + usize::from(jf));
+    let test =
+        |test| Instruction::Branch(test, k, pc + 1 + usize::from(jt), pc + 1 + usize::from(jf));
     const LOAD: u32 = BPF_LD | BPF_W | BPF_ABS;
     const KEEP: u32 = BPF_ALU | BPF_AND | BPF_K;
     const JUMP: u32 = BPF_JMP | BPF_JA;
@@ -132,7 +138,11 @@ pub fn run(
         _ => {
             let value = arguments[(offset - ARGUMENTS) as usize / 8];
             let upper = offset.is_multiple_of(8) == cfg!(target_endian = "big");
-            if upper { (value >> 32) as u32 } else { value as u32 }
+            if upper {
+                (value >> 32) as u32
+            } else {
+                value as u32
+            }
         }
     };
     let (mut pc, mut accumulator) = (0, 0);
@@ -148,7 +158,11 @@ pub fn run(
             }
             Instruction::Jump(to) => to,
             Instruction::Branch(test, constant, yes, no) => {
-                if test.holds(accumulator, constant) { yes } else { no }
+                if test.holds(accumulator, constant) {
+                    yes
+                } else {
+                    no
+                }
             }
             Instruction::Return(verdict) => return Ok(verdict),
         };
@@ -177,7 +191,11 @@ pub fn intervals(program: &[sock_filter], arch: u32) -> Result<Vec<Interval>, Fa
         };
         let mut end = |outcome| match done.last_mut() {
             Some(before) if before.outcome == outcome => before.last = last,
-            _ => done.push(Interval { first, last, outcome }),
+            _ => done.push(Interval {
+                first,
+                last,
+                outcome,
+            }),
         };
         match (decode(program, pc)?, value) {
             (Instruction::Load(NUMBER), _) => paths.push((pc + 1, Value::Number, first, last)),
@@ -192,9 +210,17 @@ pub fn intervals(program: &[sock_filter], arch: u32) -> Result<Vec<Interval>, Fa
                 let to = if test.holds(known, constant) { yes } else { no };
                 paths.push((to, value, first, last));
             }
-            (Instruction::Branch(test, constant, yes, no), Value::Number) if test != Test::AnyBit => {
+            (Instruction::Branch(test, constant, yes, no), Value::Number)
+                if test != Test::AnyBit =>
+            {
                 // Below the constant, at it, above it.
-                let target = |number: u32| if test.holds(number, constant) { yes } else { no };
+                let target = |number: u32| {
+                    if test.holds(number, constant) {
+                        yes
+                    } else {
+                        no
+                    }
+                };
                 if last > constant {
                     let above = constant + 1;
                     paths.push((target(above), value, first.max(above), last));
@@ -207,7 +233,10 @@ pub fn intervals(program: &[sock_filter], arch: u32) -> Result<Vec<Interval>, Fa
                 }
             }
             (Instruction::And(_) | Instruction::Branch(..), Value::Number) => {
-                return Err(Fault::Instruction { pc, code: program[pc].code });
+                return Err(Fault::Instruction {
+                    pc,
+                    code: program[pc].code,
+                });
             }
         }
     }
@@ -222,7 +251,12 @@ pub fn verify(program: &[sock_filter], rules: &Rules) -> Result<(), Fault> {
     for arch in architectures(program) {
         let intervals = intervals(program, arch)?;
         let breakpoints = rules.breakpoints(arch);
-        for Interval { first, last, outcome } in intervals {
+        for Interval {
+            first,
+            last,
+            outcome,
+        } in intervals
+        {
             // Both sides are constant between these numbers.
             let numbers = BTreeSet::from([first]);
             for number in numbers.iter().chain(breakpoints.range(first..=last)) {
@@ -252,14 +286,22 @@ fn verify_call(
         };
         match found == expected {
             true => Ok(()),
-            false => Err(Fault::Differs { arch, number, arguments: *arguments, found, expected }),
+            false => Err(Fault::Differs {
+                arch,
+                number,
+                arguments: *arguments,
+                found,
+                expected,
+            }),
         }
     })
 }
 
 /// One of each kind of architecture that a program can tell apart: the ones it compares with, and others.
 fn architectures(program: &[sock_filter]) -> BTreeSet<u32> {
-    let branches = program.iter().filter(|i| u32::from(i.code) & 0x07 == BPF_JMP);
+    let branches = program
+        .iter()
+        .filter(|i| u32::from(i.code) & 0x07 == BPF_JMP);
     let constants = branches.flat_map(|i| [i.k.wrapping_sub(1), i.k, i.k.wrapping_add(1)]);
     let known = Abi::ALL.map(Abi::audit_arch);
     constants.chain(known).chain([0, u32::MAX]).collect()
@@ -290,7 +332,10 @@ fn witnesses(
     }
     // Too many: each clause is met in full, then missed in one argument after the other; and some of the rest.
     for clause in &decision.clauses {
-        let alone = Decision { clauses: vec![clause.clone()], otherwise: decision.otherwise };
+        let alone = Decision {
+            clauses: vec![clause.clone()],
+            otherwise: decision.otherwise,
+        };
         let near = |condition: &Condition| self::candidates(&alone, condition.argument);
         let mut base = [0; 6];
         for condition in &clause.conditions {
@@ -326,18 +371,33 @@ fn witnesses(
 /// Values of one argument: for each half those at, beside and one bit off what it is compared with.
 fn candidates(decision: &Decision, argument: usize) -> Vec<u64> {
     let (mut low, mut high) = (BTreeSet::from([0, u32::MAX]), BTreeSet::from([0, u32::MAX]));
-    let all = decision.clauses.iter().flat_map(|clause| &clause.conditions);
+    let all = decision
+        .clauses
+        .iter()
+        .flat_map(|clause| &clause.conditions);
     let mut any = false;
     for condition in all.filter(|condition| condition.argument == argument) {
         any = true;
         let halves = [
             (condition.value as u32, condition.mask as u32, &mut low),
-            ((condition.value >> 32) as u32, (condition.mask >> 32) as u32, &mut high),
+            (
+                (condition.value >> 32) as u32,
+                (condition.mask >> 32) as u32,
+                &mut high,
+            ),
         ];
         for (value, mask, set) in halves {
-            set.extend([value, value.wrapping_sub(1), value.wrapping_add(1), value | !mask, !value]);
+            set.extend([
+                value,
+                value.wrapping_sub(1),
+                value.wrapping_add(1),
+                value | !mask,
+                !value,
+            ]);
             if mask != u32::MAX {
-                let bits = (0..32).map(|bit| 1_u32 << bit).filter(|bit| mask & bit != 0);
+                let bits = (0..32)
+                    .map(|bit| 1_u32 << bit)
+                    .filter(|bit| mask & bit != 0);
                 set.extend(bits.map(|bit| value ^ bit));
             }
         }
@@ -347,7 +407,9 @@ fn candidates(decision: &Decision, argument: usize) -> Vec<u64> {
         return vec![0xdead_beef_dead_beef];
     }
     let high: Vec<u64> = high.into_iter().map(|high| u64::from(high) << 32).collect();
-    low.into_iter().flat_map(|low| high.iter().map(move |high| high | u64::from(low))).collect()
+    low.into_iter()
+        .flat_map(|low| high.iter().map(move |high| high | u64::from(low)))
+        .collect()
 }
 
 /// Which of these calls the filter does not let through whatever their arguments, natively. A name that is no call
@@ -362,8 +424,15 @@ pub fn missing_calls(filter: &SeccompFilter, calls: &[&str]) -> Result<Vec<Strin
         let number = native.number(name);
         let holds = |i: &&Interval| number.is_some_and(|n| (i.first..=i.last).contains(&n));
         intervals.iter().find(holds).is_some_and(|interval| {
-            matches!(interval.outcome, Outcome::Always(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG))
+            matches!(
+                interval.outcome,
+                Outcome::Always(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG)
+            )
         })
     };
-    Ok(calls.iter().filter(|name| !is_open(name)).map(|name| (*name).to_owned()).collect())
+    Ok(calls
+        .iter()
+        .filter(|name| !is_open(name))
+        .map(|name| (*name).to_owned())
+        .collect())
 }

@@ -131,12 +131,22 @@ pub struct Multiplexed {
 
 const fn socketcall(name: &'static str, selector: u64) -> Multiplexed {
     let carrier = "socketcall";
-    Multiplexed { name, carrier, mask: 0xffff_ffff, selector }
+    Multiplexed {
+        name,
+        carrier,
+        mask: 0xffff_ffff,
+        selector,
+    }
 }
 
 const fn ipc(name: &'static str, selector: u64) -> Multiplexed {
     let carrier = "ipc";
-    Multiplexed { name, carrier, mask: 0xffff, selector }
+    Multiplexed {
+        name,
+        carrier,
+        mask: 0xffff,
+        selector,
+    }
 }
 
 /// linux/net.h `SYS_*` and linux/ipc.h.
@@ -236,9 +246,9 @@ const INT_ARGUMENTS: [(&str, &[u8]); 53] = [
 /// Whether the kernel takes only the lower 32 bits of this argument.
 pub fn is_int(abi: Abi, name: &str, argument: usize) -> bool {
     abi == Abi::I386
-        || INT_ARGUMENTS
-            .iter()
-            .any(|(call, arguments)| *call == name && arguments.iter().any(|a| usize::from(*a) == argument))
+        || INT_ARGUMENTS.iter().any(|(call, arguments)| {
+            *call == name && arguments.iter().any(|a| usize::from(*a) == argument)
+        })
 }
 
 type Row = [Option<u32>; Abi::ALL.len()];
@@ -291,7 +301,11 @@ mod tests {
             ("set_mempolicy_home_node", libc::SYS_set_mempolicy_home_node),
             ("mseal", libc::SYS_mseal),
         ] {
-            assert_eq!(Abi::X86_64.number(name).map(i64::from), Some(number), "{name}");
+            assert_eq!(
+                Abi::X86_64.number(name).map(i64::from),
+                Some(number),
+                "{name}"
+            );
         }
     }
 

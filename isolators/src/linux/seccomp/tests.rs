@@ -20,10 +20,23 @@ const ENOSYS: u32 = SECCOMP_RET_ERRNO | 38;
 fn docker_caps() -> u64 {
     use Capability::*;
     let all = [
-        CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FSETID, CAP_FOWNER, CAP_MKNOD, CAP_NET_RAW, CAP_SETGID, CAP_SETUID,
-        CAP_SETFCAP, CAP_SETPCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT, CAP_KILL, CAP_AUDIT_WRITE,
+        CAP_CHOWN,
+        CAP_DAC_OVERRIDE,
+        CAP_FSETID,
+        CAP_FOWNER,
+        CAP_MKNOD,
+        CAP_NET_RAW,
+        CAP_SETGID,
+        CAP_SETUID,
+        CAP_SETFCAP,
+        CAP_SETPCAP,
+        CAP_NET_BIND_SERVICE,
+        CAP_SYS_CHROOT,
+        CAP_KILL,
+        CAP_AUDIT_WRITE,
     ];
-    all.iter().fold(0, |bits, capability| bits | capability.bitmask())
+    all.iter()
+        .fold(0, |bits, capability| bits | capability.bitmask())
 }
 
 fn docker(caps: u64) -> LinuxSeccomp {
@@ -122,11 +135,17 @@ fn a_fault_in_any_instruction_is_found() {
         let mut change = |what: &str, change: &dyn Fn(&mut libc::sock_filter)| {
             let mut broken = program.clone();
             change(&mut broken[pc]);
-            if same(&broken[pc], &program[pc]) || equal_branch(&broken[pc]) && equal_branch(&program[pc]) {
+            if same(&broken[pc], &program[pc])
+                || equal_branch(&broken[pc]) && equal_branch(&program[pc])
+            {
                 return;
             }
             tried += 1;
-            assert!(symbolic::verify(&broken, &rules).is_err(), "{what} of instruction {pc}: {:?}", program[pc]);
+            assert!(
+                symbolic::verify(&broken, &rules).is_err(),
+                "{what} of instruction {pc}: {:?}",
+                program[pc]
+            );
         };
         let is_branch = u32::from(program[pc].code) & 7 == libc::BPF_JMP && program[pc].code != 5;
         change("the constant", &|i| i.k ^= 1);
@@ -153,7 +172,10 @@ fn unknown_names_and_foreign_architectures_are_reported() {
     );
     let unused = compile(&seccomp).unwrap().unused;
     assert_eq!(unused.names.into_iter().collect::<Vec<_>>(), ["raed"]);
-    assert_eq!(unused.architectures.into_iter().collect::<Vec<_>>(), ["SCMP_ARCH_MIPS"]);
+    assert_eq!(
+        unused.architectures.into_iter().collect::<Vec<_>>(),
+        ["SCMP_ARCH_MIPS"]
+    );
 }
 
 #[test]
@@ -170,7 +192,10 @@ fn many_values(count: u64) -> LinuxSeccomp {
         let mut rule = LinuxSyscall::default();
         rule.set_names(vec!["lseek".to_owned()]);
         rule.set_action(LinuxSeccompAction::ScmpActAllow);
-        rule.set_args(Some(vec![argument(1, equal, value * 3, None), argument(2, equal, value, None)]));
+        rule.set_args(Some(vec![
+            argument(1, equal, value * 3, None),
+            argument(2, equal, value, None),
+        ]));
         rule
     });
     let mut seccomp = allow_list(&["read"]);
@@ -191,11 +216,15 @@ fn branches_reach_farther_than_255_and_what_cannot_load_is_refused() {
 #[test]
 fn flags_become_bits_and_those_of_a_listener_are_refused() {
     let flags = |flags: &str| {
-        compile(&from_json(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": [{flags}]}}"#)))
+        compile(&from_json(&format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": [{flags}]}}"#
+        )))
     };
     let both = flags(r#""SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW""#);
     assert_eq!(both.unwrap().filter.flags, 6);
-    let text = flags(r#""SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV""#).unwrap_err().to_string();
+    let text = flags(r#""SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV""#)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("linux.seccomp.flags"), "{text}");
 }
 
@@ -203,7 +232,10 @@ fn flags_become_bits_and_those_of_a_listener_are_refused() {
 fn a_profile_is_compiled_once() {
     let seccomp = docker(docker_caps());
     let first = compile_cached(&seccomp).unwrap();
-    assert!(Arc::ptr_eq(&first, &compile_cached(&seccomp.clone()).unwrap()));
+    assert!(Arc::ptr_eq(
+        &first,
+        &compile_cached(&seccomp.clone()).unwrap()
+    ));
     assert!(!Arc::ptr_eq(&first, &compile_cached(&docker(0)).unwrap()));
 }
 
@@ -214,12 +246,25 @@ fn a_profile_is_compiled_once() {
 fn another_compiler_agrees_on_an_allow_list() {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter as Other, TargetArch};
     let names: Vec<_> = Abi::X86_64.calls().filter(|(_, n)| n % 3 != 1).collect();
-    let rules = names.iter().map(|(_, number)| (i64::from(*number), Vec::new())).collect();
-    let other = Other::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, TargetArch::x86_64);
+    let rules = names
+        .iter()
+        .map(|(_, number)| (i64::from(*number), Vec::new()))
+        .collect();
+    let other = Other::new(
+        rules,
+        SeccompAction::Errno(1),
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    );
     let other: BpfProgram = other.unwrap().try_into().unwrap();
     let other: Vec<_> = other
         .iter()
-        .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+        .map(|i| libc::sock_filter {
+            code: i.code,
+            jt: i.jt,
+            jf: i.jf,
+            k: i.k,
+        })
         .collect();
     let list: Vec<_> = names.iter().map(|(name, _)| *name).collect();
     let ours = compile(&allow_list(&list)).unwrap().filter.program;
@@ -238,24 +283,40 @@ fn any_rule() -> impl Strategy<Value = LinuxSyscall> {
     use LinuxSeccompAction::*;
     use LinuxSeccompOperator::*;
     // Few calls, so that rules meet; socket and bind have ways around on i386, readv has two numbers on x32.
-    let name = prop::sample::select(vec!["read", "lseek", "socket", "bind", "shmat", "readv", "listns", "ioctl"]);
+    let name = prop::sample::select(vec![
+        "read", "lseek", "socket", "bind", "shmat", "readv", "listns", "ioctl",
+    ]);
     let action = prop::sample::select(vec![
-        ScmpActAllow, ScmpActErrno, ScmpActKill, ScmpActKillProcess, ScmpActTrap, ScmpActTrace, ScmpActLog,
+        ScmpActAllow,
+        ScmpActErrno,
+        ScmpActKill,
+        ScmpActKillProcess,
+        ScmpActTrap,
+        ScmpActTrace,
+        ScmpActLog,
     ]);
     let op = prop::sample::select(vec![
-        ScmpCmpNe, ScmpCmpLt, ScmpCmpLe, ScmpCmpEq, ScmpCmpGe, ScmpCmpGt, ScmpCmpMaskedEq,
+        ScmpCmpNe,
+        ScmpCmpLt,
+        ScmpCmpLe,
+        ScmpCmpEq,
+        ScmpCmpGe,
+        ScmpCmpGt,
+        ScmpCmpMaskedEq,
     ]);
     let arg = (0..3_usize, op, any_value(), any_value())
         .prop_map(|(index, op, value, two)| argument(index, op, value, Some(two)));
     let args = prop::collection::vec(arg, 0..4);
-    (prop::collection::vec(name, 1..4), action, 1..5_u32, args).prop_map(|(names, action, errno, args)| {
-        let mut rule = LinuxSyscall::default();
-        rule.set_names(names.into_iter().map(str::to_owned).collect());
-        rule.set_action(action);
-        rule.set_errno_ret(Some(errno));
-        rule.set_args((!args.is_empty()).then_some(args));
-        rule
-    })
+    (prop::collection::vec(name, 1..4), action, 1..5_u32, args).prop_map(
+        |(names, action, errno, args)| {
+            let mut rule = LinuxSyscall::default();
+            rule.set_names(names.into_iter().map(str::to_owned).collect());
+            rule.set_action(action);
+            rule.set_errno_ret(Some(errno));
+            rule.set_args((!args.is_empty()).then_some(args));
+            rule
+        },
+    )
 }
 
 /// Values that meet: small ones, with bits in the upper half, and negative ones.
@@ -323,7 +384,11 @@ fn reads_as_match(rule: &LinuxSyscall, name: &str, abi: Abi, arguments: &[u64; 6
                 "ioctl" => arg.index() <= 1,
                 _ => false,
             };
-        let (left, value, two) = (arguments[arg.index()], arg.value(), arg.value_two().unwrap());
+        let (left, value, two) = (
+            arguments[arg.index()],
+            arg.value(),
+            arg.value_two().unwrap(),
+        );
         let narrow = |v: u64| match v {
             0..=0xffff_ffff => Some(v as u32),
             0xffff_ffff_8000_0000.. => Some(v as u32),
@@ -352,5 +417,9 @@ fn reads_as_match(rule: &LinuxSyscall, name: &str, abi: Abi, arguments: &[u64; 6
     let mut indices: Vec<_> = args.iter().map(|arg| arg.index()).collect();
     indices.sort_unstable();
     let repeated = indices.windows(2).any(|pair| pair[0] == pair[1]);
-    if repeated { args.iter().any(holds) } else { args.iter().all(holds) }
+    if repeated {
+        args.iter().any(holds)
+    } else {
+        args.iter().all(holds)
+    }
 }
