@@ -6,6 +6,8 @@
 //!
 //! This crate knows neither Mesos messages nor images, and runs nothing inside a container.
 
+mod bpf;
+pub mod cgroups;
 pub mod declaration;
 pub mod error;
 pub mod filesystem;

@@ -1,0 +1,275 @@
+//! `cgroups/cpu`: a share of the processors under contention, and a ceiling.
+//!
+//! runtime-spec config-linux "CPU"; the kernel's scheduler/sched-design-CFS and sched-bwc (v1), cgroup-v2 "CPU". The
+//! declaration carries the numbers of v1. Where v2's `cpu.weight` is declared too, as for Mesos tasks (100 × cpus), it
+//! is taken as it is; else it is computed from the shares.
+
+use super::hierarchy::Version;
+use super::observation::{self, Item, limit, upper};
+use crate::declaration::{ContainerId, Declaration};
+use crate::error::{Error, Result};
+use crate::isolator::Isolator;
+use crate::launch_info::ContainerLaunchInfo;
+use crate::live::{Finding, Live, Target, Verdict};
+
+const NAME: &str = "cgroups/cpu";
+const CONTROLLER: &str = "cpu";
+
+/// The kernel's period where none is declared, in microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
+
+/// `cpu.shares` that the kernel takes; it moves others to the nearer end.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
+/// The isolator `cgroups/cpu`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuIsolator;
+
+/// The declared numbers, without those that mean "not set".
+#[derive(Debug, Default)]
+struct Declared {
+    shares: Option<u64>,
+    weight: Option<u64>,
+    /// Microseconds in each period; `None` within is no ceiling.
+    quota: Option<Option<u64>>,
+    period: Option<u64>,
+    burst: Option<u64>,
+    idle: Option<i64>,
+    realtime_runtime: Option<i64>,
+    realtime_period: Option<u64>,
+}
+
+impl Declared {
+    fn of(declaration: &Declaration) -> Self {
+        let weight = super::unified(declaration, CONTROLLER)
+            .into_iter()
+            .find_map(|(file, value)| (file == "cpu.weight").then(|| value.parse().ok())?);
+        let Some(cpu) = super::resources(declaration).and_then(|all| all.cpu().as_ref()) else {
+            return Self {
+                weight,
+                ..Self::default()
+            };
+        };
+        Self {
+            shares: cpu.shares().filter(|shares| *shares != 0),
+            weight,
+            // Zero is "not set", negative is "no ceiling".
+            quota: cpu
+                .quota()
+                .filter(|quota| *quota != 0)
+                .map(|quota| u64::try_from(quota).ok()),
+            period: cpu.period().filter(|period| *period != 0),
+            burst: cpu.burst(),
+            idle: cpu.idle(),
+            realtime_runtime: cpu.realtime_runtime().filter(|runtime| *runtime != 0),
+            realtime_period: cpu.realtime_period().filter(|period| *period != 0),
+        }
+    }
+
+    /// File and value for each declared number, in the order of writing.
+    fn values_v1(&self) -> Vec<(&'static str, String)> {
+        let mut values = Vec::new();
+        let mut add = |file, value: Option<String>| values.extend(value.map(|value| (file, value)));
+        add("cpu.shares", self.shares.map(|n| n.to_string()));
+        // The period first: the quota is checked against it.
+        add("cpu.cfs_period_us", self.period.map(|n| n.to_string()));
+        let quota = |quota: Option<u64>| quota.map_or_else(|| "-1".to_owned(), |n| n.to_string());
+        add("cpu.cfs_quota_us", self.quota.map(quota));
+        add("cpu.cfs_burst_us", self.burst.map(|n| n.to_string()));
+        add("cpu.idle", self.idle.map(|n| n.to_string()));
+        let (period, runtime) = (self.realtime_period, self.realtime_runtime);
+        add("cpu.rt_period_us", period.map(|n| n.to_string()));
+        add("cpu.rt_runtime_us", runtime.map(|n| n.to_string()));
+        values
+    }
+
+    fn values_v2(&self) -> Result<Vec<(&'static str, String)>> {
+        if self.realtime_period.is_some() || self.realtime_runtime.is_some() {
+            return Err(Error::Unsupported {
+                isolator: NAME,
+                feature: "cgroup v1 for linux.resources.cpu.realtimeRuntime and realtimePeriod"
+                    .into(),
+            });
+        }
+        let mut values = Vec::new();
+        if let Some(weight) = self.expected_weight() {
+            values.push(("cpu.weight", weight.to_string()));
+        }
+        let period = self.period.unwrap_or(DEFAULT_PERIOD);
+        match (self.quota, self.period) {
+            (Some(Some(quota)), _) => values.push(("cpu.max", format!("{quota} {period}"))),
+            (Some(None), _) | (None, Some(_)) => values.push(("cpu.max", format!("max {period}"))),
+            (None, None) => {}
+        }
+        if let Some(burst) = self.burst {
+            values.push(("cpu.max.burst", burst.to_string()));
+        }
+        if let Some(idle) = self.idle {
+            values.push(("cpu.idle", idle.to_string()));
+        }
+        Ok(values)
+    }
+
+    fn expected_weight(&self) -> Option<u64> {
+        self.weight.or_else(|| self.shares.map(weight_of_shares))
+    }
+}
+
+/// `cpu.weight` (1 to 10000) for `cpu.shares` (2 to 262144): both ends and the two defaults, 1024 and 100, meet, with a
+/// smooth curve between. This is the conversion that OCI runtimes agreed on in 2025; the older linear one gave a
+/// container with default shares 39, less than half of what every other cgroup of the host has.
+pub fn weight_of_shares(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let l = (shares as f64).log2();
+            let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
+            (10_f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
+        }
+    }
+}
+
+impl Isolator for CpuIsolator {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
+        let declared = Declared::of(declaration);
+        let directory = super::create(NAME, CONTROLLER, id, declaration)?;
+        let values = match directory.version() {
+            Version::V1 => declared.values_v1(),
+            Version::V2 => declared.values_v2()?,
+        };
+        for (file, value) in values {
+            directory.write(file, &value)?;
+        }
+        super::write_unified(&directory, CONTROLLER, declaration)?;
+        Ok(super::join(&directory))
+    }
+
+    fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {
+        observation::read_files(
+            CONTROLLER,
+            target,
+            &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"],
+            &["cpu.weight", "cpu.max"],
+            live,
+        )
+    }
+
+    fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
+        let declared = Declared::of(declaration);
+        let item = |name, declared| Item {
+            isolator: NAME,
+            controller: CONTROLLER,
+            name,
+            declared,
+        };
+        let mut findings = Vec::new();
+        if let Some(weight) = declared.expected_weight() {
+            let shares = declared
+                .shares
+                .map(|n| n.clamp(*SHARES.start(), *SHARES.end()));
+            let by_shares = |content: &str| match shares {
+                Some(shares) => upper(shares, limit(content)),
+                None => Verdict::Unknown,
+            };
+            let by_weight = |content: &str| upper(weight, limit(content));
+            let text = match declared.shares {
+                Some(shares) => format!("shares {shares} (weight {weight})"),
+                None => format!("weight {weight}"),
+            };
+            findings.push(item("cpu weight", text).compare(
+                live,
+                &[("cpu.shares", &by_shares), ("cpu.weight", &by_weight)],
+            ));
+        }
+        if let Some(Some(quota)) = declared.quota {
+            let period = declared.period.unwrap_or(DEFAULT_PERIOD);
+            let judge = |live_quota: Option<u64>, live_period: Option<u64>| {
+                let scaled = live_quota
+                    .zip(live_period)
+                    .map(|(q, p)| (u128::from(q) * u128::from(period), u128::from(p)));
+                match scaled {
+                    Some((live, p)) => match live.cmp(&(u128::from(quota) * p)) {
+                        std::cmp::Ordering::Equal => Verdict::Match,
+                        std::cmp::Ordering::Less => Verdict::Stronger,
+                        std::cmp::Ordering::Greater => Verdict::Weaker,
+                    },
+                    None => Verdict::Weaker,
+                }
+            };
+            let live_period = live.cgroup.get("cpu.cfs_period_us").map(String::as_str);
+            let v1 = |content: &str| judge(limit(content), live_period.and_then(limit));
+            let v2 = |content: &str| {
+                let (quota, period) = content.split_once(' ').unwrap_or((content, ""));
+                judge(limit(quota), limit(period))
+            };
+            findings.push(
+                item("cpu quota", format!("{quota} of every {period} µs"))
+                    .compare(live, &[("cpu.cfs_quota_us", &v1), ("cpu.max", &v2)]),
+            );
+        }
+        findings
+    }
+
+    fn cleanup(&self, id: &ContainerId, declaration: &Declaration) -> Result<()> {
+        super::remove(CONTROLLER, id, declaration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_and_the_defaults_of_shares_and_weight_meet() {
+        for (shares, weight) in [
+            (0, 1),
+            (2, 1),
+            (1024, 100),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
+        let all: Vec<u64> = (1..300_000).step_by(97).map(weight_of_shares).collect();
+        assert!(all.is_sorted());
+    }
+
+    #[test]
+    fn zero_is_not_set_and_a_negative_quota_is_no_ceiling() {
+        let declared = Declared {
+            quota: Some(None),
+            ..Declared::default()
+        };
+        assert_eq!(
+            declared.values_v1(),
+            [("cpu.cfs_quota_us", "-1".to_owned())]
+        );
+        let v2 = declared.values_v2().expect("supported");
+        assert_eq!(v2, [("cpu.max", "max 100000".to_owned())]);
+        assert!(Declared::default().values_v1().is_empty());
+    }
+
+    #[test]
+    fn a_declared_weight_goes_before_the_shares() {
+        let declared = Declared {
+            shares: Some(512),
+            weight: Some(50),
+            quota: Some(Some(25_000)),
+            period: Some(50_000),
+            ..Declared::default()
+        };
+        let v2 = declared.values_v2().expect("supported");
+        assert_eq!(
+            v2,
+            [
+                ("cpu.weight", "50".to_owned()),
+                ("cpu.max", "25000 50000".to_owned())
+            ]
+        );
+    }
+}

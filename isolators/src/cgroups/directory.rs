@@ -1,0 +1,399 @@
+//! One container's directory in one hierarchy: made, written to, read, and removed with everything in it.
+//!
+//! cgroups(7) for v1; the kernel's admin-guide/cgroup-v2.rst for v2. All names derive from the container's id and the
+//! declaration, so that any process can remove what another one made.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::hierarchy::{Hierarchies, Hierarchy, Version};
+use super::placement::is_removable_parent;
+use crate::declaration::{CgroupPlacement, ContainerId};
+use crate::error::{Error, Result};
+
+/// How long a removal waits for killed processes to go.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often directories are made again because another container's removal took their empty parent away.
+const CREATION_ATTEMPTS: usize = 64;
+
+/// A container's directory in one hierarchy, whether it exists or not.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    hierarchy: &'static Hierarchy,
+    parent: PathBuf,
+    path: PathBuf,
+    removable_parent: bool,
+}
+
+impl Directory {
+    /// The container's directory in the hierarchy of `controller`; `None` when no hierarchy has that controller.
+    ///
+    /// # Errors
+    /// When the host's layout cannot be read.
+    pub fn of(
+        controller: &str,
+        id: &ContainerId,
+        placement: &CgroupPlacement,
+    ) -> Result<Option<Self>> {
+        let hierarchy = Hierarchies::of_this_host()?.of(controller);
+        Ok(hierarchy.map(|hierarchy| Self::inside(hierarchy, controller, id, placement)))
+    }
+
+    /// The container's directory in the unified hierarchy, also where that has no controllers.
+    ///
+    /// # Errors
+    /// When the host's layout cannot be read.
+    pub fn unified(id: &ContainerId, placement: &CgroupPlacement) -> Result<Option<Self>> {
+        let hierarchy = Hierarchies::of_this_host()?.unified();
+        Ok(hierarchy.map(|hierarchy| Self::inside(hierarchy, "", id, placement)))
+    }
+
+    fn inside(
+        hierarchy: &'static Hierarchy,
+        controller: &str,
+        id: &ContainerId,
+        placement: &CgroupPlacement,
+    ) -> Self {
+        // In the unified hierarchy all controllers share one directory.
+        let controller = match hierarchy.version {
+            Version::V1 => controller,
+            Version::V2 => "",
+        };
+        let parent = placement.parent_of(controller);
+        Self {
+            hierarchy,
+            parent: parent.to_owned(),
+            path: hierarchy.directory(&parent.join(id.as_str())),
+            removable_parent: is_removable_parent(placement, controller),
+        }
+    }
+
+    /// Its path on this host.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The parent's path on this host; `None` when the parent is the root of the hierarchy.
+    pub fn parent_path(&self) -> Option<PathBuf> {
+        let path = self.hierarchy.directory(&self.parent);
+        (path != self.hierarchy.directory(Path::new("/"))).then_some(path)
+    }
+
+    /// The interface of its hierarchy.
+    pub fn version(&self) -> Version {
+        self.hierarchy.version
+    }
+
+    /// Whether the hierarchy lets directories be made.
+    pub fn is_writable(&self) -> bool {
+        self.hierarchy.writable
+    }
+
+    /// Makes it and its parents; on v2 also passes `controller` down to it.
+    ///
+    /// # Errors
+    /// When the kernel refuses a directory or a controller.
+    pub fn create(&self, controller: Option<&str>) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            match fs::create_dir_all(&self.path) {
+                Ok(()) => break,
+                // The last container below the same parent was removed between two steps of ours.
+                Err(error)
+                    if (is_gone(&error) || error.kind() == ErrorKind::AlreadyExists)
+                        && attempt < CREATION_ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(Error::file("create the cgroup", &self.path, error)),
+            }
+        }
+        match (self.version(), controller) {
+            // Only now that the directory keeps its parents from being removed.
+            (Version::V2, Some(controller)) => self.pass_down(controller),
+            _ => Ok(()),
+        }
+    }
+
+    /// Enables a v2 controller in every directory above the container's, from the top.
+    fn pass_down(&self, controller: &str) -> Result<()> {
+        let mut above: Vec<&Path> = self
+            .path
+            .ancestors()
+            .skip(1)
+            .take_while(|path| path.starts_with(&self.hierarchy.mount_point))
+            .collect();
+        above.reverse();
+        for directory in above {
+            let enabled = read(directory, "cgroup.subtree_control")?;
+            if !enabled.split_whitespace().any(|name| name == controller) {
+                write(
+                    directory,
+                    "cgroup.subtree_control",
+                    &format!("+{controller}"),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one value.
+    ///
+    /// # Errors
+    /// When the file does not exist or the kernel refuses the value.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        write(&self.path, file, value)
+    }
+
+    /// Whether the directory has this file.
+    pub fn has(&self, file: &str) -> bool {
+        self.path.join(file).exists()
+    }
+
+    /// Reads a file without its last newline.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, file: &str) -> Result<String> {
+        read(&self.path, file)
+    }
+
+    /// Kills what is left in it and removes it, the cgroups that the workload made in it, and the parent if that is
+    /// empty now and ours. A directory that does not exist counts as removed.
+    ///
+    /// # Errors
+    /// `CgroupBusy` when processes are left after two seconds; else what the kernel refused.
+    pub fn remove(&self, id: &ContainerId, placement: &CgroupPlacement) -> Result<()> {
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        while !remove_tree(&self.path)? {
+            if Instant::now() >= deadline {
+                return Err(Error::CgroupBusy {
+                    id: id.clone(),
+                    path: self.path.clone(),
+                });
+            }
+            self.kill(id, placement)?;
+            self.wait_until_empty()?;
+        }
+        match self.parent_path() {
+            Some(parent) if self.removable_parent => remove_if_empty(&parent),
+            _ => Ok(()),
+        }
+    }
+
+    /// One round of SIGKILL to everything in it.
+    fn kill(&self, id: &ContainerId, placement: &CgroupPlacement) -> Result<()> {
+        // Frozen tasks cannot fork on while they are counted; and SIGKILL takes a v1 task only once it is thawed, so
+        // thawing also undoes a freeze that somebody else left.
+        let freezer = Self::of("freezer", id, placement)?;
+        if let Some(freezer) = &freezer {
+            ignore_absent(freezer.write("freezer.state", "FROZEN"))?;
+        }
+        // cgroup.kill (5.14) reaches also what forks meanwhile; on a hybrid host it may exist beside the v1 directories.
+        if let Some(unified) = Self::unified(id, placement)? {
+            ignore_absent(unified.write("cgroup.kill", "1"))?;
+        }
+        if self.version() == Version::V1 || !self.has("cgroup.kill") {
+            for directory in tree(&self.path)? {
+                kill_members(&directory)?;
+            }
+        }
+        if let Some(freezer) = &freezer {
+            for directory in tree(&freezer.path)? {
+                ignore_absent(write(&directory, "freezer.state", "THAWED"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, for a short while, until no process is left in it.
+    fn wait_until_empty(&self) -> Result<()> {
+        if self.version() == Version::V1 {
+            // v1 has nothing to wait on; the next attempt to remove the directory is the test.
+            std::thread::sleep(Duration::from_millis(1));
+            return Ok(());
+        }
+        let path = self.path.join("cgroup.events");
+        let failed = |error: io::Error| Error::file("wait for", &path, error);
+        let events = match File::open(&path) {
+            Ok(events) => events,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        // Reading arms the notification: kernfs reports a change since the last read by POLLPRI.
+        let text = match io::read_to_string(&events) {
+            Ok(text) => text,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        if text.lines().any(|line| line == "populated 1") {
+            let pause = Timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000_000,
+            };
+            match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&pause)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        } else {
+            // Empty of processes, but the kernel has not let go of a dying one yet.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// Writes one value to a file of a cgroup.
+pub(super) fn write(directory: &Path, file: &str, value: &str) -> Result<()> {
+    let path = directory.join(file);
+    // One write(2), and never O_CREAT: cgroupfs answers that with EACCES, which would hide that the file is missing.
+    let written = OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|error| Error::file(format!("write {value:?} to"), path, error))
+}
+
+/// Reads a file of a cgroup without its last newline.
+pub(super) fn read(directory: &Path, file: &str) -> Result<String> {
+    let path = directory.join(file);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim_end().to_owned()),
+        Err(error) => Err(Error::file("read", path, error)),
+    }
+}
+
+/// Passes over files and cgroups that are not there (any more).
+pub(super) fn ignore_absent(result: Result<()>) -> Result<()> {
+    match result {
+        Err(Error::File { source, .. }) if is_gone(&source) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether an error says that the cgroup or its file does not exist (any more): kernfs answers ENODEV for a file that
+/// was open when its directory went.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
+}
+
+/// A cgroup and all below it, parents first; nothing when it does not exist.
+pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![top.to_owned()];
+    let mut at = 0;
+    while at < found.len() {
+        let directory = found[at].clone();
+        let failed = |error| Error::file("list", &directory, error);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if is_gone(&error) => {
+                found.remove(at);
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) if entry.file_type().map_err(failed)?.is_dir() => {
+                    found.push(entry.path())
+                }
+                Ok(_) => {}
+                Err(error) if is_gone(&error) => break,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        at += 1;
+    }
+    Ok(found)
+}
+
+/// Removes a cgroup and all below it. `false`: something in it is still in use.
+fn remove_tree(top: &Path) -> Result<bool> {
+    for directory in tree(top)?.iter().rev() {
+        match fs::remove_dir(directory) {
+            Ok(()) => {}
+            Err(error) if is_gone(&error) => {}
+            Err(error) if is_in_use(&error) => return Ok(false),
+            Err(error) => return Err(Error::file("remove the cgroup", directory, error)),
+        }
+    }
+    Ok(true)
+}
+
+/// Removes a parent directory unless another container is in it.
+fn remove_if_empty(parent: &Path) -> Result<()> {
+    match fs::remove_dir(parent) {
+        Err(error) if !is_gone(&error) && !is_in_use(&error) => {
+            Err(Error::file("remove the empty cgroup", parent, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty
+    )
+}
+
+/// Sends SIGKILL to every process of one cgroup, and to no other.
+fn kill_members(directory: &Path) -> Result<()> {
+    // A pid may be given to another process between reading and killing. So each gets a pidfd first, and only those
+    // still listed afterwards are signalled: what the descriptor names is then either a member or already dead.
+    let handles: Vec<(Pid, OwnedFd)> = members(directory)?
+        .into_iter()
+        .filter_map(|pid| match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => Some(Ok((pid, handle))),
+            Err(Errno::SRCH) => None,
+            Err(error) => Some(Err(Error::file(
+                format!("open a pidfd of pid {} of", pid.as_raw_nonzero()),
+                directory,
+                error,
+            ))),
+        })
+        .collect::<Result<_>>()?;
+    if handles.is_empty() {
+        return Ok(());
+    }
+    let still_there = members(directory)?;
+    for (pid, handle) in handles {
+        if !still_there.contains(&pid) {
+            continue;
+        }
+        match pidfd_send_signal(&handle, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => {
+                let action = format!("kill pid {} of", pid.as_raw_nonzero());
+                return Err(Error::file(action, directory, error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The processes of one cgroup. Those outside our pid namespace are listed as 0 and left out: signalled as such they
+/// would be our own process group.
+fn members(directory: &Path) -> Result<Vec<Pid>> {
+    let path = directory.join("cgroup.procs");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|line| Pid::from_raw(line.parse().ok()?))
+            .collect()),
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        // A threaded cgroup of v2 lists its processes in the domain above it.
+        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(Error::file("read", path, error)),
+    }
+}
