@@ -27,23 +27,20 @@ use crate::isolator::{LimitEvent, Watch};
 
 const OOM_CONTROL: &str = "memory.oom_control";
 
-/// The lines of `memory.stat` that say where the memory went: v1's names, then v2's.
-const TELLING: [&str; 15] = [
-    "cache",
-    "rss",
-    "shmem",
-    "mapped_file",
-    "dirty",
-    "writeback",
-    "swap",
-    "inactive_anon",
-    "active_anon",
+/// The lines of `memory.stat` that say where the memory of a cgroup and all below it went: v1's names, then v2's.
+const TELLING: [&str; 12] = [
+    "total_rss",
+    "total_cache",
+    "total_shmem",
+    "total_mapped_file",
+    "total_swap",
     "anon",
     "file",
     "kernel",
-    "kernel_stack",
-    "pagetables",
+    "shmem",
+    "file_mapped",
     "slab",
+    "pagetables",
 ];
 
 /// Begins to watch a cgroup that exists and has no process yet.
@@ -111,7 +108,7 @@ fn own_limit(cgroup: &Path, (limit, peak): (&str, &str)) -> Result<Option<LimitE
 fn extract(stat: &str) -> String {
     let telling = |line: &&str| {
         line.split_once(' ')
-            .is_some_and(|(key, value)| TELLING.contains(&key) && value != "0")
+            .is_some_and(|(key, _)| TELLING.contains(&key))
     };
     let lines: Vec<&str> = stat.lines().filter(telling).collect();
     lines.join("\n")
@@ -357,7 +354,8 @@ mod tests {
 
     #[test]
     fn the_extract_keeps_only_telling_lines() {
-        let stat = "cache 0\nrss 4096\npgfault 17\nhierarchical_memory_limit 5\nshmem 8192\n";
-        assert_eq!(extract(stat), "rss 4096\nshmem 8192");
+        let stat =
+            "rss 0\npgfault 17\nhierarchical_memory_limit 5\ntotal_rss 4096\ntotal_cache 0\n";
+        assert_eq!(extract(stat), "total_rss 4096\ntotal_cache 0");
     }
 }
