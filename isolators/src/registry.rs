@@ -4,6 +4,11 @@
 
 use oci_spec::runtime::LinuxNamespaceType;
 
+use crate::cgroups::cpu::CpuIsolator;
+use crate::cgroups::devices::DevicesIsolator;
+use crate::cgroups::freezer::FreezerIsolator;
+use crate::cgroups::mem::MemIsolator;
+use crate::cgroups::pids::PidsIsolator;
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
 use crate::filesystem::linux::LinuxFilesystem;
@@ -30,6 +35,11 @@ pub fn all() -> Vec<Box<dyn Isolator>> {
         Box::new(UtsNamespace),
         Box::new(NetNamespace),
         Box::new(CgroupNamespace),
+        Box::new(CpuIsolator),
+        Box::new(MemIsolator),
+        Box::new(PidsIsolator),
+        Box::new(DevicesIsolator),
+        Box::new(FreezerIsolator),
         Box::new(Capabilities),
         Box::new(NoNewPrivileges),
         Box::new(Rlimits),

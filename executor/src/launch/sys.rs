@@ -104,9 +104,16 @@ pub fn set_mount_attributes(
     propagation: u64,
     recursive: bool,
 ) -> Result<()> {
+    // The access-time modes are one field: setting one needs the whole field cleared.
+    const ACCESS_TIME: u64 = 0x70;
+    let clear = if set & ACCESS_TIME == 0 {
+        0
+    } else {
+        ACCESS_TIME
+    };
     let attributes = MountAttributes {
         set,
-        clear: 0,
+        clear,
         propagation,
         userns: 0,
     };
