@@ -10,4 +10,5 @@ pub mod launch;
 pub mod launcher;
 pub mod report;
 pub mod seal;
+pub mod agent;
 pub mod settings;
