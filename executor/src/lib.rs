@@ -11,4 +11,6 @@ pub mod launcher;
 pub mod report;
 pub mod seal;
 pub mod agent;
+pub mod core;
 pub mod settings;
+pub mod supervise;
