@@ -61,6 +61,14 @@ pub struct LiveMount {
     pub super_options: Vec<String>,
 }
 
+impl LiveMount {
+    /// Whether a path lies below this mount's. Below `/` counts as no: everything does.
+    pub fn has_below(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(&self.target);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 /// A thing that hides or covers a path of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -107,7 +115,8 @@ pub struct Live {
     pub seccomp: Option<LiveSeccomp>,
     /// Its mount table.
     pub mounts: Vec<LiveMount>,
-    /// `/` and the mount targets of the declaration that are the root of a mount, with the topmost mount there.
+    /// The mounts that the target really meets at `/` and at or below the mount targets of the declaration, by path.
+    /// (`mounts` has those too that others cover.)
     pub mounted: BTreeMap<String, LiveMount>,
     /// The masked and read-only paths of the declaration, as the target finds them.
     pub masks: BTreeMap<String, LiveMask>,

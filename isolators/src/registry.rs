@@ -141,8 +141,10 @@ pub fn verify(
         let gone = std::io::Error::from_raw_os_error(libc::ESRCH);
         return Err(observe::unseen(target, "one and the same process", gone));
     }
-    let compare = |isolator: &Box<dyn Isolator>| isolator.compare(declaration, &live);
-    Ok(isolators.iter().flat_map(compare).collect())
+    let findings = isolators
+        .iter()
+        .flat_map(|isolator| isolator.compare(declaration, &live));
+    Ok(findings.collect())
 }
 
 /// Refuses what runtime-spec can say and no isolator of this build does: it would be dropped in silence.

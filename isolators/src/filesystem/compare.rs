@@ -35,13 +35,16 @@ pub fn findings(declaration: &Declaration, live: &Live) -> Vec<Finding> {
     match mounts::declared(declaration) {
         Ok(declared) => {
             for (index, one) in declared.iter().enumerate() {
-                let covers = |later: &Declared| is_at_or_below(one, later);
-                if !declared[index + 1..].iter().any(covers) {
-                    findings.push(match one {
-                        Declared::Mount(mount) => self::mount(mount, live),
-                        Declared::Cgroups(declared) => cgroups(declared, live),
-                    });
+                if declared[index + 1..]
+                    .iter()
+                    .any(|later| one.is_hidden_by(later))
+                {
+                    continue;
                 }
+                findings.push(match one {
+                    Declared::Mount(mount) => self::mount(mount, live),
+                    Declared::Cgroups(declared) => cgroups(declared, live),
+                });
             }
         }
         Err(error) => findings.push(finding(
@@ -74,13 +77,6 @@ fn finding(
         verdict,
         read_from: "mountinfo".to_owned(),
     }
-}
-
-/// Whether a mount is hidden by a later one at its place or above it.
-fn is_at_or_below(mount: &Declared, other: &Declared) -> bool {
-    let (path, above) = (mount.target().as_bytes(), other.target().as_bytes());
-    path.strip_prefix(above)
-        .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 fn root(declaration: &Declaration, live: &Live) -> Finding {
@@ -172,11 +168,8 @@ fn mount(declared: &Mount, live: &Live) -> Finding {
         verdict = Verdict::Weaker;
     }
     if declared.recursive_attributes {
-        let prefix = format!("{target}/");
-        let mut below = live
-            .mounts
-            .iter()
-            .filter(|mount| mount.target.starts_with(&prefix));
+        let below = |other: &&LiveMount| mount.has_below(&other.target);
+        let mut below = live.mounted.values().filter(below);
         if let Some(open) = below.find(|mount| lacks(mount)) {
             seen = format!("{seen}, but {} is {}", open.target, in_words(open));
             verdict = Verdict::Weaker;
@@ -193,12 +186,12 @@ fn cgroups(declared: &Cgroups, live: &Live) -> Finding {
         true => "its own cgroups, nosuid,nodev,noexec",
         false => "its own cgroups, ro,nosuid,nodev,noexec",
     };
-    let prefix = format!("{target}/");
+    let top = live.mounted.get(target.as_ref());
     let is_cgroup = |mount: &&LiveMount| {
-        let is_here = mount.target == target || mount.target.starts_with(&prefix);
+        let is_here = top.is_some_and(|top| *top == **mount || top.has_below(&mount.target));
         is_here && matches!(mount.fstype.as_str(), "cgroup" | "cgroup2")
     };
-    let found: Vec<_> = live.mounts.iter().filter(is_cgroup).collect();
+    let found: Vec<_> = live.mounted.values().filter(is_cgroup).collect();
     let mut faults = Vec::new();
     for mount in &found {
         let wanted = ["nosuid", "nodev", "noexec"]

@@ -79,14 +79,26 @@ impl Isolator for LinuxFilesystem {
         let targets = declared.iter().map(|one| one.target().to_string_lossy());
         for path in std::iter::once("/".into()).chain(targets) {
             let id = root.mount_at(&path)?;
-            let found = table.iter().find(|info| Some(info.id) == id);
-            if let Some(info) = found {
+            if let Some(info) = table.iter().find(|info| Some(info.id) == id) {
+                // A symbolic link of the image may lead from the declared path to where the mount is.
                 live.mounted.insert(path.into_owned(), info.mount.clone());
+            }
+        }
+        let declared: Vec<_> = live.mounted.values().cloned().collect();
+        for info in &table {
+            let path = &info.mount.target;
+            let is_below = declared.iter().any(|mount| mount.has_below(path));
+            // The table also has mounts that others cover; what is found at the path is what the target meets.
+            if is_below && root.mount_at(path)? == Some(info.id) {
+                live.mounted.insert(path.clone(), info.mount.clone());
             }
         }
         live.mounts = table.into_iter().map(|info| info.mount).collect();
         for path in masked(declaration).iter().chain(readonly(declaration)) {
-            live.masks.insert(path.clone(), root.mask(path)?);
+            // Left out, the finding says "not seen".
+            if !look::depends_on_the_reader(path) {
+                live.masks.insert(path.clone(), root.mask(path)?);
+            }
         }
         Ok(())
     }

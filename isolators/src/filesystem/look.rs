@@ -106,6 +106,15 @@ impl<'a> Root<'a> {
     }
 }
 
+/// Whether a path of procfs means another file for every reader, so that we cannot see what the target sees there.
+pub fn depends_on_the_reader(path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    let first = (parts.next(), parts.next());
+    // `net` and `mounts` are links to `self/net` and `self/mounts`.
+    let links = ["self", "thread-self", "net", "mounts"];
+    matches!(first, (Some("proc"), Some(name)) if links.contains(&name))
+}
+
 fn is_empty(directory: &OwnedFd) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let listing = openat(directory, c".", flags, Mode::empty())?;

@@ -33,6 +33,13 @@ pub struct Cgroups {
 }
 
 impl Declared {
+    /// Whether a later mount is made at this one's place or above it, and so hides it.
+    pub fn is_hidden_by(&self, later: &Declared) -> bool {
+        let (path, above) = (self.target().as_bytes(), later.target().as_bytes());
+        let rest = path.strip_prefix(above);
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+
     /// Its mount point, absolute and without `.` and `..`.
     pub fn target(&self) -> &CString {
         match self {

@@ -102,7 +102,7 @@ impl Options {
     ///
     /// # Errors
     /// The option and the rule that it breaks.
-    pub fn parse<'a>(words: &'a [String]) -> Result<Self, (&'a str, &'static str)> {
+    pub fn parse(words: &[String]) -> Result<Self, (&str, &'static str)> {
         let mut options = Self::default();
         let mut recursive = None;
         for word in words {
@@ -120,7 +120,7 @@ impl Options {
                     recursive = Some(recursive.unwrap_or(0) & !clear | set);
                 }
                 Effect::Propagation(kind) => {
-                    if !matches!(options.propagation, 0) && options.propagation != kind {
+                    if options.propagation != 0 && options.propagation != kind {
                         return refused("another propagation is given before it");
                     }
                     options.propagation = kind;
