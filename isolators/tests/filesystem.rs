@@ -7,11 +7,11 @@
 mod process;
 
 use std::path::{Path, PathBuf};
-
 use std::process::Command;
 
 use process::{Process, assert_all, declaration, is_root, item, verify};
 use serde_json::json;
+use tepui_isolators::registry;
 use tepui_isolators::{Declaration, Finding, Overlay, RootFilesystem, Target, Verdict, observe};
 
 /// One line of a script that makes a root file system by hand.
