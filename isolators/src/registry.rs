@@ -224,6 +224,7 @@ mod tests {
                 nested: Default::default(),
             },
             init: false,
+            executable: None,
         }
     }
 

@@ -69,6 +69,7 @@ impl Container {
                     nested: Default::default(),
                 },
                 init: false,
+                executable: None,
             },
             info: ContainerLaunchInfo::default(),
         }

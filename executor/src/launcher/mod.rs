@@ -9,3 +9,17 @@ pub mod protocol;
 mod serve;
 
 pub use serve::{PROGRAM_NAME, run};
+
+use std::process::ExitCode;
+
+/// The whole life of a launcher process.
+pub fn main() -> ExitCode {
+    crate::commands::start_log();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the launcher ends");
+            ExitCode::FAILURE
+        }
+    }
+}

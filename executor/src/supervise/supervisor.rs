@@ -243,6 +243,15 @@ impl Containers for Supervisor {
 }
 
 impl Supervisor {
+    /// As [`Containers::terminate`], with a signal of the caller's choice.
+    pub fn stop(&mut self, key: &str, signal: i32) {
+        match self.number_of(key).map(|number| &self.entries[&number].preparing) {
+            Some(Some(_)) => self.terminate(key),
+            Some(None) => self.signal(key, signal),
+            None => {}
+        }
+    }
+
     /// Sends any signal to a container's first process.
     pub fn signal(&mut self, key: &str, signal: i32) {
         let Some(number) = self.number_of(key) else { return };

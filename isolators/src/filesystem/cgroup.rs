@@ -1,7 +1,8 @@
 //! What a mount of type `cgroup` becomes: the container's own cgroups, in the form that the host has them.
 //!
-//! cgroups(7). On v2 one cgroup2 mount. On v1 a small tmpfs with one mount for each hierarchy that the host has
-//! mounted, and links for controllers that share one; on a hybrid host `unified` is among them. Made in the
+//! cgroups(7). On v2 one cgroup2 mount. On v1 a small tmpfs with one mount for each hierarchy that our `cgroups/`
+//! isolators give the container a directory in (of the others it would see the host's tree), and links for controllers
+//! that share one; on a hybrid host `unified` is among them. Made in the
 //! container's new cgroup namespace, each shows the container's own cgroup as its root. All of them are read-only: on
 //! v1 whoever can write `release_agent` runs a program on the host (CVE-2022-0492).
 
@@ -38,6 +39,9 @@ const CONTROLLERS: [&str; 15] = [
     "rdma",
 ];
 
+/// Those that an isolator makes a directory of the container in.
+const OWN: [&str; 5] = ["cpu", "devices", "freezer", "memory", "pids"];
+
 /// One v1 hierarchy of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Hierarchy {
@@ -70,6 +74,10 @@ impl Hierarchy {
         }
         let is_known = !hierarchy.controllers.is_empty() || hierarchy.name.is_some();
         is_known.then_some(hierarchy)
+    }
+
+    fn has_own_directory(&self) -> bool {
+        OWN.iter().any(|controller| self.controllers.contains(*controller))
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -121,7 +129,10 @@ pub fn mounts(cgroups: &Cgroups, host: &[LiveMount]) -> Result<Vec<Mount>> {
             value: format!("{} with option \"rw\"", cgroups.target.to_string_lossy()),
             rule: "writable cgroup v1 hierarchies give the host away; use ro".to_owned(),
         }),
-        (false, _) => v1(cgroups, &hierarchies, has_v2),
+        (false, _) => {
+            hierarchies.retain(Hierarchy::has_own_directory);
+            v1(cgroups, &hierarchies, has_v2)
+        }
     }
 }
 
@@ -250,7 +261,6 @@ mod tests {
             [
                 "/sys/fs/cgroup",
                 "/sys/fs/cgroup/cpu,cpuacct",
-                "/sys/fs/cgroup/systemd",
                 "/sys/fs/cgroup/unified"
             ]
         );
@@ -262,7 +272,7 @@ mod tests {
         };
         let link = |name: &str| (text(name).unwrap(), c"cpu,cpuacct".into());
         assert_eq!(*links, [link("cpu"), link("cpuacct")]);
-        assert_eq!(directories.len(), 3);
+        assert_eq!(directories.len(), 2);
         let options = |at: usize| match &mounts[at].kind {
             MountKind::Filesystem { options, .. } => options.clone(),
             _ => Vec::new(),
@@ -271,11 +281,6 @@ mod tests {
             options(1),
             [(c"cpu".into(), None), (c"cpuacct".into(), None)]
         );
-        let systemd = [
-            (c"xattr".into(), None),
-            (c"none".into(), None),
-            (c"name".into(), Some(c"systemd".into())),
-        ];
-        assert_eq!(options(2), systemd);
+        assert_eq!(options(2), []);
     }
 }

@@ -216,6 +216,7 @@ mod tests {
                 nested: Default::default(),
             },
             init: false,
+            executable: None,
         }
     }
 

@@ -72,6 +72,7 @@ pub fn declaration(spec: Value) -> Declaration {
             nested: Default::default(),
         },
         init: false,
+        executable: None,
     }
 }
 
