@@ -37,6 +37,12 @@ macro_rules! requires_root {
 
 const MIB: u64 = 1 << 20;
 
+/// A spec with these `linux.resources`.
+fn spec(resources: &str) -> Spec {
+    let text = format!(r#"{{"ociVersion":"1.2.0","linux":{{"resources":{resources}}}}}"#);
+    serde_json::from_str(&text).expect("a spec")
+}
+
 /// One container with the five isolators; whatever is left of it goes when it is dropped.
 struct Container {
     id: ContainerId,
@@ -57,12 +63,10 @@ impl Container {
 
     /// A container that is not prepared yet.
     fn below(parent: &str, id: &str, resources: &str) -> Self {
-        let spec = format!(r#"{{"ociVersion":"1.2.0","linux":{{"resources":{resources}}}}}"#);
-        let spec: Spec = serde_json::from_str(&spec).expect("a spec");
         Self {
             id: id.parse().expect("an id"),
             declaration: Declaration {
-                spec,
+                spec: spec(resources),
                 rootfs: RootFilesystem::Host,
                 cgroups: CgroupPlacement {
                     parent: parent.into(),
@@ -661,7 +665,7 @@ fn containers_that_come_and_go_share_a_parent() {
         for worker in 0..4 {
             let parent = &parent;
             scope.spawn(move || {
-                for _ in 0..25 {
+                for _ in 0..100 {
                     let id = format!("box-{worker}");
                     let container = Container::below(parent, &id, r#"{"pids":{"limit":5}}"#);
                     container.prepare_all().expect("prepare");
@@ -685,4 +689,54 @@ fn a_refused_value_names_file_and_value() {
     let text = error.to_string();
     assert!(text.starts_with("could not write \"5"), "{text}");
     assert!(text.contains("/box/cpu."), "{text}");
+}
+
+#[test]
+fn other_device_rules_are_not_taken_for_the_declared_ones() {
+    requires_root!();
+    let rules = |minor: u32| {
+        format!(
+            r#"{{"devices":[{{"allow":false,"access":"rwm"}},
+                {{"allow":true,"type":"c","major":1,"minor":{minor},"access":"rwm"}}]}}"#
+        )
+    };
+    let mut container = Container::prepare(&rules(3));
+    let workload = container.start("true");
+    let verdict = |container: &Container| {
+        let findings = container.findings(workload.child.id());
+        let devices = findings.iter().find(|(item, _)| item == "allowed devices");
+        devices.expect("a finding").1
+    };
+    assert_eq!(verdict(&container), Verdict::Match);
+    container.declaration.spec = spec(&rules(5));
+    assert_ne!(verdict(&container), Verdict::Match);
+}
+
+#[test]
+fn a_nested_container_leaves_the_cgroup_of_its_agent_alone() {
+    requires_root!();
+    let host = Hierarchies::of_this_host().expect("a layout");
+    let Some(freezer) = host.of("freezer") else {
+        eprintln!("skipped: cgroup v2 is never nested");
+        return;
+    };
+    let agent = format!("/tepui-test-cg-{}-agent", std::process::id());
+    let executor = freezer.directory(Path::new(&agent));
+    fs::create_dir(&executor).expect("the executor's cgroup");
+    let mut container = Container::below(&format!("{agent}-else"), "box", "{}");
+    let below = Path::new(&agent).join("tepui");
+    container
+        .declaration
+        .cgroups
+        .nested
+        .insert("freezer".into(), below);
+    container.prepare_all().expect("prepare");
+    assert!(executor.join("tepui/box/tasks").exists());
+    container.cleanup().expect("cleanup");
+    let left: Vec<_> = fs::read_dir(&executor)
+        .expect("it is still there")
+        .filter_map(|entry| entry.ok().filter(|e| e.path().is_dir()))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    fs::remove_dir(&executor).expect("nothing is in it");
 }

@@ -134,7 +134,10 @@ impl Directory {
         above.reverse();
         for directory in above {
             let enabled = read(directory, "cgroup.subtree_control")?;
-            if !enabled.split_whitespace().any(|name| name == controller) {
+            let is_enabled = enabled.split_whitespace().any(|name| name == controller);
+            // The kernel shows a controller as enabled before its files exist below. Writing it once more, right above
+            // the container, changes nothing but waits until whoever else is enabling it has finished.
+            if !is_enabled || Some(directory) == self.path.parent() {
                 write(
                     directory,
                     "cgroup.subtree_control",

@@ -3,6 +3,7 @@
 //! runtime-spec config-linux "Memory"; the kernel's cgroup-v1/memory and cgroup-v2 "Memory". The declaration carries
 //! the numbers of v1: `swap` is memory plus swap. Limits are written before anything is in the cgroup; lowering them
 //! below what is used is then no question.
+//! `kernel` and `kernelTCP` are not enforced: since Linux 5.16 kernel memory counts as memory and has no limit apart.
 
 use super::directory::Directory;
 use super::hierarchy::Version;

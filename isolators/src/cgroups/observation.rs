@@ -96,6 +96,9 @@ fn read_or_absent(cgroup: &Path, file: &str) -> Result<String> {
     }
 }
 
+/// Says how the content of a file compares with what was declared.
+pub type Judge<'a> = &'a dyn Fn(&str) -> Verdict;
+
 /// One declared item and the files that could show it.
 pub struct Item<'a> {
     /// The isolator that is answerable.
@@ -110,7 +113,7 @@ pub struct Item<'a> {
 
 impl Item<'_> {
     /// Compares with the first of `files` that was observed; `judge` gets the file's content.
-    pub fn compare(&self, live: &Live, files: &[(&str, &dyn Fn(&str) -> Verdict)]) -> Finding {
+    pub fn compare(&self, live: &Live, files: &[(&str, Judge<'_>)]) -> Finding {
         let seen = files
             .iter()
             .find_map(|(file, judge)| Some((file, judge, live.cgroup.get(*file)?)));
