@@ -146,7 +146,7 @@ impl Environment {
                 Duration::from_secs(5),
             )?,
             checkpoint,
-            token: get(TOKEN_VARIABLE).map(|token| Token(token.to_owned())),
+            token: get(TOKEN_VARIABLE).map(token).transpose()?,
         })
     }
 }
@@ -156,6 +156,18 @@ fn invalid(name: &'static str, value: &str, expected: &'static str) -> Error {
         name,
         value: value.to_owned(),
         expected,
+    }
+}
+
+/// Its value must never be shown, not even in an error.
+fn token(value: &str) -> Result<Token, Error> {
+    match !value.is_empty() && value.chars().all(|c| c.is_ascii_graphic()) {
+        true => Ok(Token(value.to_owned())),
+        false => Err(invalid(
+            TOKEN_VARIABLE,
+            "(not shown)",
+            "visible ASCII characters",
+        )),
     }
 }
 
@@ -268,6 +280,7 @@ mod tests {
             ("MESOS_SLAVE_PID", "slave(1)@agent.example:5051"),
             ("MESOS_SLAVE_PID", "127.0.0.1:5051"),
             ("MESOS_SLAVE_PID", "a/b@127.0.0.1:5051"),
+            ("MESOS_SLAVE_PID", "a b@127.0.0.1:5051"),
             ("MESOS_CHECKPOINT", "true"),
             ("MESOS_RECOVERY_TIMEOUT", "15"),
             ("MESOS_RECOVERY_TIMEOUT", "15m"),

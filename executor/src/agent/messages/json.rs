@@ -95,16 +95,28 @@ impl Reader {
 /// # Errors
 /// When it is no JSON, a required field is missing, or a value is of the wrong kind.
 pub fn read_json<T: Json>(bytes: &[u8]) -> Result<(T, Vec<String>), JsonError> {
-    let value: Value = match serde_json::from_slice(bytes) {
-        Ok(value) => value,
-        // The agent writes infinite numbers as bare words, which JSON does not have.
-        Err(error) => match quote_infinities(bytes) {
-            Some(quoted) => serde_json::from_slice(&quoted)?,
-            None => return Err(error.into()),
-        },
-    };
+    read_value(&parse(bytes)?)
+}
+
+/// The second half of `read_json`.
+///
+/// # Errors
+/// When a required field is missing, or a value is of the wrong kind.
+pub fn read_value<T: Json>(value: &Value) -> Result<(T, Vec<String>), JsonError> {
     let mut reader = Reader::default();
-    Ok((T::read(Some(&value), &mut reader)?, reader.unknown))
+    Ok((T::read(Some(value), &mut reader)?, reader.unknown))
+}
+
+/// The first half of `read_json`. The agent writes infinite numbers as bare words, which JSON does not have: they
+/// become strings.
+///
+/// # Errors
+/// When it is no JSON.
+pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
+    serde_json::from_slice(bytes).or_else(|error| match quote_infinities(bytes) {
+        Some(quoted) => Ok(serde_json::from_slice(&quoted)?),
+        None => Err(error.into()),
+    })
 }
 
 /// Puts the words `Infinity` and `NaN` outside of strings into quotes; `None` when there are none.

@@ -26,7 +26,7 @@ pub use check::*;
 pub use command::*;
 pub use container::*;
 pub use executor::*;
-pub use json::{Json, JsonError, read_json};
+pub use json::{Json, JsonError, parse, read_json, read_value};
 pub use resource::*;
 pub use status::*;
 pub use task::*;
