@@ -10,9 +10,10 @@ use tokio::time::sleep_until;
 use crate::agent::Environment;
 use crate::agent::client::{self, Client};
 use crate::agent::link::{Link, LinkEvent};
-use crate::agent::messages::{self, CallType, Reason, Subscribed, TaskInfo};
+use crate::agent::messages::{self, CallType, Subscribed, TaskInfo};
 use crate::core::{Action, Core, Event, Stamp, TaskProblem};
-use crate::settings::{ContentType, Rootless};
+use crate::report;
+use crate::settings::ContentType;
 use crate::supervise::Containers;
 
 /// Why the executor could not do its work at all.
@@ -32,8 +33,6 @@ pub enum Error {
 pub struct Options {
     /// Of the messages to and from the agent.
     pub content_type: ContentType,
-    /// Whether tasks may run though we are not root.
-    pub rootless: Rootless,
 }
 
 /// Runs tasks for the agent until there is nothing more to do; returns the executor's exit status. Containers that are
@@ -62,7 +61,6 @@ pub async fn run<C: Containers>(
         link: Link::new(client, backoff),
         containers,
         prepare,
-        refusal: refusal(options.rootless),
         subscribed: None,
     };
     let actions = driver.core.start(Duration::ZERO);
@@ -81,8 +79,6 @@ struct Driver<C, P> {
     link: Link,
     containers: C,
     prepare: P,
-    /// Why every task is refused.
-    refusal: Option<TaskProblem>,
     subscribed: Option<Box<Subscribed>>,
 }
 
@@ -112,11 +108,14 @@ where
                 if self.subscribed.is_none() && error.is_refusal() {
                     return Err(Error::Refused(error));
                 }
-                tracing::info!(error = chain(&error), "not connected to the agent");
+                tracing::info!(error = report::chain(&error), "not connected to the agent");
                 Event::Disconnected
             }
             LinkEvent::Rejected(error) => {
-                tracing::warn!(error = chain(&error), "the agent did not take an update");
+                tracing::warn!(
+                    error = report::chain(&error),
+                    "the agent did not take an update"
+                );
                 Event::UpdateRejected
             }
             LinkEvent::Event(mut event) => {
@@ -174,27 +173,12 @@ where
     }
 
     fn prepare(&self, task: &TaskInfo) -> Result<C::Request, TaskProblem> {
-        if let Some(problem) = &self.refusal {
-            return Err(problem.clone());
-        }
         let subscribed = self
             .subscribed
             .as_ref()
             .expect("the core launches nothing before SUBSCRIBED");
         (self.prepare)(task, subscribed)
     }
-}
-
-fn refusal(rootless: Rootless) -> Option<TaskProblem> {
-    let user = rustix::process::geteuid();
-    (!user.is_root() && rootless == Rootless::Deny).then(|| TaskProblem {
-        reason: Reason::ContainerLaunchFailed,
-        message: format!(
-            "The executor runs as user {} and cannot isolate the task: set ExecutorInfo.command.user to root, or run \
-             rootless with --rootless=allow",
-            user.as_raw()
-        ),
-    })
 }
 
 fn log_event(event: &messages::Event) {
@@ -211,14 +195,6 @@ fn log_event(event: &messages::Event) {
         .map(|id| id.value.as_str())
         .collect();
     tracing::info!(kind = ?event.r#type(), ?tasks, "event from the agent");
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// Random UUIDs and the system's clock.

@@ -12,7 +12,8 @@ use tepui_oci::{DefaultRegistry, ImageReference};
 
 use crate::agent::Environment;
 use crate::agent::messages::{
-    CommandInfo, ContainerInfo, ContainerType, ImageType, Reason, SecretType, TaskInfo, VariableType, read_json,
+    CommandInfo, ContainerInfo, ContainerType, ImageType, Reason, SecretType, TaskInfo,
+    VariableType, read_json,
 };
 use crate::core::TaskProblem;
 use crate::report;
@@ -79,7 +80,11 @@ impl Context {
         let image = self.image(container)?;
         let resources = resources::read(task);
         let sandbox = self.task_sandbox(task, in_group)?;
-        let inside = if image.is_some() { SANDBOX.to_owned() } else { sandbox.display().to_string() };
+        let inside = if image.is_some() {
+            SANDBOX.to_owned()
+        } else {
+            sandbox.display().to_string()
+        };
         let id = self.container_id(&task.task_id.value);
         let mut options = Options {
             id,
@@ -105,10 +110,20 @@ impl Context {
             cgroups: self.cgroups()?,
         };
         if image.is_some() {
-            options.binds.push(crate::spec::Bind { source: sandbox.clone(), target: inside, readonly: false });
+            options.binds.push(crate::spec::Bind {
+                source: sandbox.clone(),
+                target: inside,
+                readonly: false,
+            });
         }
         if let Some(container) = container {
-            container::apply(container, &mut options, &sandbox, image.is_some(), &self.settings)?;
+            container::apply(
+                container,
+                &mut options,
+                &sandbox,
+                image.is_some(),
+                &self.settings,
+            )?;
         }
         let always_pull = container.is_some_and(container::always_pulls);
         let output = in_group.then(|| sandbox.clone());
@@ -116,7 +131,10 @@ impl Context {
             options,
             image,
             always_pull,
-            stdio: Stdio { input: false, output },
+            stdio: Stdio {
+                input: false,
+                output,
+            },
             sandbox: Some(sandbox),
         })
     }
@@ -126,31 +144,45 @@ impl Context {
         if task.command.is_some() {
             return Ok(task.command.clone());
         }
-        let Some(data) = task.data.as_ref() else { return Ok(None) };
+        let Some(data) = task.data.as_ref() else {
+            return Ok(None);
+        };
         // Data of any other kind is the framework's own business.
-        let Ok(serde_json::Value::Object(mut object)) = serde_json::from_slice(data) else { return Ok(None) };
-        let Some(command) = object.remove("command") else { return Ok(None) };
+        let Ok(serde_json::Value::Object(mut object)) = serde_json::from_slice(data) else {
+            return Ok(None);
+        };
+        let Some(command) = object.remove("command") else {
+            return Ok(None);
+        };
         let bad = |reason: String| invalid("data.command", &reason);
         let text = serde_json::to_vec(&command).map_err(|error| bad(error.to_string()))?;
-        let (command, unknown) = read_json::<CommandInfo>(&text).map_err(|error| bad(report::chain(&error)))?;
+        let (command, unknown) =
+            read_json::<CommandInfo>(&text).map_err(|error| bad(report::chain(&error)))?;
         match unknown.is_empty() {
             true => Ok(Some(command)),
             // Here it is a person who writes, and a misspelt field would be passed over.
-            false => Err(bad(format!("CommandInfo has no field {}", unknown.join(", ")))),
+            false => Err(bad(format!(
+                "CommandInfo has no field {}",
+                unknown.join(", ")
+            ))),
         }
     }
 
     fn resolve_command(&self, command: Option<&CommandInfo>) -> Result<Command, TaskProblem> {
         let Some(command) = command else {
             return Ok(match self.command.first() {
-                Some(program) => {
-                    Command::Exec { value: Some(program.clone()), arguments: self.command.clone() }
-                }
+                Some(program) => Command::Exec {
+                    value: Some(program.clone()),
+                    arguments: self.command.clone(),
+                },
                 None => Command::Image(Vec::new()),
             });
         };
         if !command.uris.is_empty() {
-            return Err(invalid("command.uris", "this version fetches none; put the files into the image or a volume"));
+            return Err(invalid(
+                "command.uris",
+                "this version fetches none; put the files into the image or a volume",
+            ));
         }
         match (command.shell(), &command.value) {
             (true, Some(value)) => Ok(Command::Shell(value.clone())),
@@ -158,16 +190,30 @@ impl Context {
                 "command.value",
                 "it is not set, and shell is true (the default); set it, or set shell to false to use the image's Entrypoint",
             )),
-            (false, value) => Ok(Command::Exec { value: value.clone(), arguments: command.arguments.clone() }),
+            (false, value) => Ok(Command::Exec {
+                value: value.clone(),
+                arguments: command.arguments.clone(),
+            }),
         }
     }
 
-    fn image(&self, container: Option<&ContainerInfo>) -> Result<Option<ImageReference>, TaskProblem> {
-        let Some(container) = container else { return Ok(None) };
+    fn image(
+        &self,
+        container: Option<&ContainerInfo>,
+    ) -> Result<Option<ImageReference>, TaskProblem> {
+        let Some(container) = container else {
+            return Ok(None);
+        };
         let name = match ContainerType::try_from(container.r#type) {
-            Ok(ContainerType::Docker) => container.docker.as_ref().map(|docker| docker.image.as_str()),
+            Ok(ContainerType::Docker) => container
+                .docker
+                .as_ref()
+                .map(|docker| docker.image.as_str()),
             Ok(ContainerType::Mesos) => {
-                let image = container.mesos.as_ref().and_then(|mesos| mesos.image.as_ref());
+                let image = container
+                    .mesos
+                    .as_ref()
+                    .and_then(|mesos| mesos.image.as_ref());
                 match image.map(|image| (ImageType::try_from(image.r#type), &image.docker)) {
                     None => None,
                     Some((Ok(ImageType::Docker), Some(docker))) => {
@@ -177,7 +223,12 @@ impl Context {
                         }
                         Some(docker.name.as_str())
                     }
-                    Some(_) => return Err(invalid("container.mesos.image.type", "only DOCKER images can be run")),
+                    Some(_) => {
+                        return Err(invalid(
+                            "container.mesos.image.type",
+                            "only DOCKER images can be run",
+                        ));
+                    }
                 }
             }
             Err(_) => return Err(invalid("container.type", "it is neither MESOS nor DOCKER")),
@@ -192,25 +243,52 @@ impl Context {
         if !in_group {
             return Ok(self.sandbox.clone());
         }
-        let directory = self.sandbox.join("tasks").join(self.container_id(&task.task_id.value).as_str());
-        std::fs::create_dir_all(&directory)
-            .map_err(|error| failed(format!("could not make the sandbox {}: {error}", directory.display())))?;
+        let directory = self
+            .sandbox
+            .join("tasks")
+            .join(self.container_id(&task.task_id.value).as_str());
+        std::fs::create_dir_all(&directory).map_err(|error| {
+            failed(format!(
+                "could not make the sandbox {}: {error}",
+                directory.display()
+            ))
+        })?;
         Ok(directory)
     }
 
     /// A name that is unique on the node, fit for paths, and still tells a person which task it is.
     fn container_id(&self, task: &str) -> ContainerId {
         let mut hash = Sha256::new();
-        for part in [&self.framework_id, &self.executor_id, self.own_container().unwrap_or_default(), task] {
+        for part in [
+            &self.framework_id,
+            &self.executor_id,
+            self.own_container().unwrap_or_default(),
+            task,
+        ] {
             hash.update(part);
             hash.update([0]);
         }
-        let hash: String = hash.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '.' { c } else { '-' };
+        let hash: String = hash.finalize()[..6]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let safe = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '_' || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        };
         let readable: String = task.chars().map(safe).take(48).collect();
         let readable = readable.trim_start_matches(['.', '-']);
-        let start = if readable.is_empty() { "task" } else { readable };
-        format!("{start}-{hash}").parse().expect("the name is made of letters that an id may have")
+        let start = if readable.is_empty() {
+            "task"
+        } else {
+            readable
+        };
+        format!("{start}-{hash}")
+            .parse()
+            .expect("the name is made of letters that an id may have")
     }
 
     fn environment(
@@ -225,27 +303,49 @@ impl Context {
             format!("MESOS_FRAMEWORK_ID={}", self.framework_id),
             format!("MESOS_EXECUTOR_ID={}", self.executor_id),
         ];
-        let allocation = task.resources.first().and_then(|first| first.allocation_info.as_ref());
+        let allocation = task
+            .resources
+            .first()
+            .and_then(|first| first.allocation_info.as_ref());
         if let Some(role) = allocation.and_then(|info| info.role.as_ref()) {
             all.push(format!("MESOS_ALLOCATION_ROLE={role}"));
         }
         let variables = command.and_then(|command| command.environment.as_ref());
-        for variable in variables.iter().flat_map(|environment| &environment.variables) {
+        for variable in variables
+            .iter()
+            .flat_map(|environment| &environment.variables)
+        {
             let name = &variable.name;
-            let refuse = |rule: &str| invalid(&format!("command.environment.variables[{name}]"), rule);
-            let value = match VariableType::try_from(variable.r#type().into()) {
-                Ok(VariableType::Secret) => {
-                    let secret = variable.secret.as_ref().ok_or_else(|| refuse("it has no secret"))?;
-                    match (secret.r#type.and_then(|kind| SecretType::try_from(kind).ok()), &secret.value) {
-                        (Some(SecretType::Value), Some(value)) => String::from_utf8(value.data.to_vec())
-                            .map_err(|_| refuse("its secret is not UTF-8 text"))?,
+            let refuse =
+                |rule: &str| invalid(&format!("command.environment.variables[{name}]"), rule);
+            let value = match variable.r#type() {
+                VariableType::Secret => {
+                    let secret = variable
+                        .secret
+                        .as_ref()
+                        .ok_or_else(|| refuse("it has no secret"))?;
+                    match (
+                        secret
+                            .r#type
+                            .and_then(|kind| SecretType::try_from(kind).ok()),
+                        &secret.value,
+                    ) {
+                        (Some(SecretType::Value), Some(value)) => {
+                            String::from_utf8(value.data.to_vec())
+                                .map_err(|_| refuse("its secret is not UTF-8 text"))?
+                        }
                         _ => return Err(refuse("only secrets of type VALUE can be resolved")),
                     }
                 }
-                _ => variable.value.clone().ok_or_else(|| refuse("it has no value"))?,
+                _ => variable
+                    .value
+                    .clone()
+                    .ok_or_else(|| refuse("it has no value"))?,
             };
             if value.contains('\0') || name.contains(['\0', '=']) || name.is_empty() {
-                return Err(refuse("a name or value with NUL, or a name with '=', cannot be set"));
+                return Err(refuse(
+                    "a name or value with NUL, or a name with '=', cannot be set",
+                ));
             }
             all.push(format!("{name}={value}"));
         }
@@ -279,17 +379,25 @@ fn refuse_what_is_missing(task: &TaskInfo) -> Result<(), TaskProblem> {
 
 /// The description is at fault.
 pub(super) fn invalid(field: &str, rule: &str) -> TaskProblem {
-    TaskProblem { reason: Reason::TaskInvalid, message: format!("{field}: {rule}") }
+    TaskProblem {
+        reason: Reason::TaskInvalid,
+        message: format!("{field}: {rule}"),
+    }
 }
 
 /// The launch is.
 pub(super) fn failed(message: String) -> TaskProblem {
-    TaskProblem { reason: Reason::ContainerLaunchFailed, message }
+    TaskProblem {
+        reason: Reason::ContainerLaunchFailed,
+        message,
+    }
 }
 
 /// A path of the sandbox, where a volume may lie: relative, and never upwards.
 pub(super) fn below(sandbox: &Path, path: &str) -> Option<PathBuf> {
     let path = Path::new(path);
-    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let plain = path
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
     (path.is_relative() && plain).then(|| sandbox.join(path))
 }

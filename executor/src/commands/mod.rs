@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
     start_log();
     let result = match line.command {
         Command::Executor(command) => command.run(),
-        Command::Local(command) => command.run(),
+        Command::Local(command) => command.run().map_err(Failure::from),
         Command::Run(command) => command.run(),
     };
     match result {
@@ -52,7 +52,11 @@ pub fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TEPUI_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .init();
 }
 
 /// Why no container can be run by this process, if so: without root some of the isolation cannot be built, and a
@@ -65,11 +69,13 @@ fn refusal(settings: &Settings) -> Option<String> {
         Rootless::Deny => "tepui does not run as root, so it cannot build the isolation of this task: set \
                            ExecutorInfo.command.user to root, or allow containers without root by --rootless=allow"
             .to_owned(),
-        Rootless::Allow => "--rootless=allow: this version cannot run containers without root yet; run it as root".to_owned(),
+        Rootless::Allow => "--rootless=allow: this version cannot run containers without root yet; run it as root" .to_owned(),
     })
 }
 
 /// The runtime of everything asynchronous: one thread, and others for blocking work.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }

@@ -104,9 +104,14 @@ fn bytes(text: &str) -> Result<i64, String> {
 }
 
 fn volume(text: &str) -> Result<Bind, String> {
-    let form = || "it must be HOST:CONTAINER or HOST:CONTAINER:ro, both absolute or HOST relative to here".to_owned();
+    let form = || {
+        "it must be HOST:CONTAINER or HOST:CONTAINER:ro, both absolute or HOST relative to here"
+            .to_owned()
+    };
     let mut parts = text.split(':');
-    let (Some(source), Some(target)) = (parts.next(), parts.next()) else { return Err(form()) };
+    let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
+        return Err(form());
+    };
     let readonly = match (parts.next(), parts.next()) {
         (None | Some("rw"), None) => false,
         (Some("ro"), None) => true,
@@ -117,20 +122,30 @@ fn volume(text: &str) -> Result<Bind, String> {
     }
     let source = std::path::absolute(PathBuf::from(source)).map_err(|error| error.to_string())?;
     match source.exists() {
-        true => Ok(Bind { source, target: target.to_owned(), readonly }),
+        true => Ok(Bind {
+            source,
+            target: target.to_owned(),
+            readonly,
+        }),
         false => Err(format!("{} does not exist on the host", source.display())),
     }
 }
 
 fn ulimit(text: &str) -> Result<(String, u64, u64), String> {
-    let form = || "it must be NAME=SOFT[:HARD], e.g. nofile=1024:4096, with numbers or unlimited".to_owned();
+    let form = || {
+        "it must be NAME=SOFT[:HARD], e.g. nofile=1024:4096, with numbers or unlimited".to_owned()
+    };
     let (name, limits) = text.split_once('=').ok_or_else(form)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| match text {
         "unlimited" | "-1" => Ok(u64::MAX),
         digits => digits.parse().map_err(|_| form()),
     };
-    Ok((format!("RLIMIT_{}", name.to_ascii_uppercase()), number(soft)?, number(hard)?))
+    Ok((
+        format!("RLIMIT_{}", name.to_ascii_uppercase()),
+        number(soft)?,
+        number(hard)?,
+    ))
 }
 
 impl Run {
@@ -149,7 +164,12 @@ impl Run {
     }
 
     async fn run_with(self, launcher: Launcher) -> Result<i32, Failure> {
-        let default = self.settings.docker_registry.as_deref().map(str::parse::<DefaultRegistry>).transpose()?;
+        let default = self
+            .settings
+            .docker_registry
+            .as_deref()
+            .map(str::parse::<DefaultRegistry>)
+            .transpose()?;
         let here = std::env::current_dir()?;
         let image = ImageReference::parse(&self.image, default.as_ref())?.relative_to(&here);
         let store = Store::open(&self.settings.store_dir)?;
@@ -157,10 +177,19 @@ impl Run {
             state_dir: self.settings.state_dir.clone(),
             isolation: self.settings.isolation.clone(),
         };
-        let stdio = Stdio { input: self.interactive, output: None };
+        let stdio = Stdio {
+            input: self.interactive,
+            output: None,
+        };
         let options = self.options()?;
         let mut containers = Supervisor::new(launcher, store, place)?;
-        let request = Request { options, image: Some(image), always_pull: false, stdio, sandbox: None };
+        let request = Request {
+            options,
+            image: Some(image),
+            always_pull: false,
+            stdio,
+            sandbox: None,
+        };
         containers.launch("run", request);
 
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -185,7 +214,9 @@ impl Run {
     fn options(self) -> Result<Options, Failure> {
         let take_over = |entry: String| match entry.contains('=') {
             true => Some(entry),
-            false => std::env::var(&entry).ok().map(|value| format!("{entry}={value}")),
+            false => std::env::var(&entry)
+                .ok()
+                .map(|value| format!("{entry}={value}")),
         };
         let nested = match self.settings.cgroup_placement {
             Placement::Nested => Some(true),
@@ -220,7 +251,7 @@ impl Run {
 /// Six random bytes: an id is never used twice, so that what is left of one is never taken for another.
 fn new_id() -> Result<ContainerId, Failure> {
     let mut bytes = [0u8; 6];
-    getrandom::fill(&mut bytes)?;
+    getrandom::fill(&mut bytes).map_err(|error| error.to_string())?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(text.parse()?)
 }
@@ -232,7 +263,9 @@ fn exit_status(status: i32, limit: Option<LimitEvent>) -> i32 {
             "tepui: the container was killed: it needed more than its memory limit of {limit} bytes; raise --memory"
         ),
         Some(LimitEvent::OutsideMemory { .. }) => {
-            eprintln!("tepui: a process of the container was killed because the node ran out of memory");
+            eprintln!(
+                "tepui: a process of the container was killed because the node ran out of memory"
+            );
         }
         None => {}
     }
@@ -253,18 +286,32 @@ mod tests {
 
     #[test]
     fn sizes_limits_and_volumes_are_read_as_docker_reads_them() {
-        for (text, expected) in [("64m", 64 << 20), ("1g", 1 << 30), ("4096", 4096), ("512kb", 512 << 10)] {
+        for (text, expected) in [
+            ("64m", 64 << 20),
+            ("1g", 1 << 30),
+            ("4096", 4096),
+            ("512kb", 512 << 10),
+        ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
         for bad in ["", "0", "-1", "1.5g", "m", "9999999999g"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }
-        assert_eq!(ulimit("nofile=10:20").unwrap(), ("RLIMIT_NOFILE".to_owned(), 10, 20));
+        assert_eq!(
+            ulimit("nofile=10:20").unwrap(),
+            ("RLIMIT_NOFILE".to_owned(), 10, 20)
+        );
         assert_eq!(ulimit("core=unlimited").unwrap().1, u64::MAX);
         assert!(ulimit("nofile").is_err());
         let bind = volume("/tmp:/data:ro").unwrap();
         assert_eq!((bind.target.as_str(), bind.readonly), ("/data", true));
-        for bad in ["/tmp", "/tmp:data", ":/data", "/tmp:/data:x", "/no/such/directory:/data"] {
+        for bad in [
+            "/tmp",
+            "/tmp:data",
+            ":/data",
+            "/tmp:/data:x",
+            "/no/such/directory:/data",
+        ] {
             assert!(volume(bad).is_err(), "{bad}");
         }
     }

@@ -2,7 +2,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use tokio::io::unix::AsyncFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -121,12 +123,30 @@ impl Launcher {
     }
 }
 
-impl StartError {
-    /// The launcher runs, but cannot be watched.
-    pub(crate) fn watch(source: io::Error) -> Self {
-        Self {
+/// The launcher is ready when its socket is.
+impl AsRawFd for Launcher {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Launcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Launcher {
+    /// The same, for the runtime of the calling thread to watch.
+    ///
+    /// # Errors
+    /// When the runtime cannot.
+    #[allow(unsafe_code)]
+    pub fn watched(self) -> Result<AsyncFd<Self>, StartError> {
+        // SAFETY: the socket is ours, is never replaced, and closes only when the launcher is dropped.
+        unsafe { AsyncFd::register(self) }.map_err(|error| StartError {
             action: "watch it",
-            source,
-        }
+            source: error.into(),
+        })
     }
 }

@@ -43,26 +43,47 @@ impl Command {
     pub fn resolve(&self, image: Option<&ImageConfig>) -> Result<Resolved, NoCommand> {
         let entrypoint = image.map_or(&[][..], |config| &config.entrypoint);
         let cmd = image.map_or(&[][..], |config| &config.cmd);
-        let plain = |arguments: Vec<String>| Resolved { executable: None, arguments };
+        let plain = |arguments: Vec<String>| Resolved {
+            executable: None,
+            arguments,
+        };
         let resolved = match self {
             Self::Shell(text) => plain(vec!["/bin/sh".into(), "-c".into(), text.clone()]),
             // An empty vector would leave the program without a name of its own.
-            Self::Exec { value: Some(value), arguments } if arguments.is_empty() => plain(vec![value.clone()]),
-            Self::Exec { value: Some(value), arguments } => {
-                Resolved { executable: Some(value.clone()), arguments: arguments.clone() }
-            }
-            Self::Exec { value: None, arguments } if !entrypoint.is_empty() => {
+            Self::Exec {
+                value: Some(value),
+                arguments,
+            } if arguments.is_empty() => plain(vec![value.clone()]),
+            Self::Exec {
+                value: Some(value),
+                arguments,
+            } => Resolved {
+                executable: Some(value.clone()),
+                arguments: arguments.clone(),
+            },
+            Self::Exec {
+                value: None,
+                arguments,
+            } if !entrypoint.is_empty() => {
                 let rest = if arguments.is_empty() { cmd } else { arguments };
                 plain([entrypoint, rest].concat())
             }
-            Self::Exec { value: None, arguments } if arguments.is_empty() => plain(cmd.to_vec()),
-            Self::Exec { value: None, arguments } => plain([cmd.get(..1).unwrap_or_default(), arguments].concat()),
+            Self::Exec {
+                value: None,
+                arguments,
+            } if arguments.is_empty() => plain(cmd.to_vec()),
+            Self::Exec {
+                value: None,
+                arguments,
+            } => plain([cmd.get(..1).unwrap_or_default(), arguments].concat()),
             Self::Image(arguments) => {
                 let rest = if arguments.is_empty() { cmd } else { arguments };
                 plain([entrypoint, rest].concat())
             }
         };
-        let without_program = matches!(self, Self::Exec { value: None, .. }) && entrypoint.is_empty() && cmd.is_empty();
+        let without_program = matches!(self, Self::Exec { value: None, .. })
+            && entrypoint.is_empty()
+            && cmd.is_empty();
         if resolved.arguments.is_empty() || without_program {
             return Err(NoCommand);
         }
@@ -80,7 +101,11 @@ mod tests {
     }
 
     fn image(entrypoint: &str, cmd: &str) -> ImageConfig {
-        ImageConfig { entrypoint: strings(entrypoint), cmd: strings(cmd), ..ImageConfig::default() }
+        ImageConfig {
+            entrypoint: strings(entrypoint),
+            cmd: strings(cmd),
+            ..ImageConfig::default()
+        }
     }
 
     #[test]
@@ -90,7 +115,12 @@ mod tests {
             arguments: strings(arguments),
         };
         let cases = [
-            (Command::Shell("exit 3".into()), "e", "c", Some(("", "/bin/sh|-c|exit 3"))),
+            (
+                Command::Shell("exit 3".into()),
+                "e",
+                "c",
+                Some(("", "/bin/sh|-c|exit 3")),
+            ),
             (exec("/bin/a", "x y"), "e", "c", Some(("/bin/a", "x|y"))),
             (exec("/bin/a", ""), "e", "c", Some(("", "/bin/a"))),
             (exec("", ""), "e f", "c d", Some(("", "e|f|c|d"))),
@@ -110,7 +140,10 @@ mod tests {
                 executable: (!executable.is_empty()).then(|| executable.to_owned()),
                 arguments: arguments.split('|').map(Into::into).collect(),
             });
-            assert_eq!(resolved, expected, "{command:?} with {entrypoint:?} and {cmd:?}");
+            assert_eq!(
+                resolved, expected,
+                "{command:?} with {entrypoint:?} and {cmd:?}"
+            );
         }
     }
 }

@@ -86,8 +86,14 @@ pub struct Capabilities {
 
 impl Default for Capabilities {
     fn default() -> Self {
-        let all: Vec<String> = defaults::CAPABILITIES.iter().map(|name| (*name).to_owned()).collect();
-        Self { effective: all.clone(), bounding: all }
+        let all: Vec<String> = defaults::CAPABILITIES
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect();
+        Self {
+            effective: all.clone(),
+            bounding: all,
+        }
     }
 }
 
@@ -121,12 +127,6 @@ pub enum Error {
     /// The user is not on the host.
     #[error(transparent)]
     HostUser(#[from] HostUserError),
-    /// The kernel's release could not be read.
-    #[error("could not tell the kernel's version from {release:?}")]
-    Kernel {
-        /// What uname(2) said.
-        release: String,
-    },
     /// The seccomp profile cannot be used.
     #[error(transparent)]
     Isolator(#[from] tepui_isolators::Error),
@@ -139,7 +139,11 @@ pub enum Error {
 ///
 /// # Errors
 /// When user, command or profile cannot be resolved.
-pub fn declare(options: &Options, store: &Store, image: Option<&Image>) -> Result<Declaration, Error> {
+pub fn declare(
+    options: &Options,
+    store: &Store,
+    image: Option<&Image>,
+) -> Result<Declaration, Error> {
     let config = image.map(|image| &image.config);
     let resolved = options.command.resolve(config)?;
     let user = user::resolve(options.user.as_deref(), store, image)?;
@@ -178,7 +182,9 @@ pub fn declare(options: &Options, store: &Store, image: Option<&Image>) -> Resul
 }
 
 fn root(options: &Options, store: &Store, image: Option<&Image>) -> RootFilesystem {
-    let Some(image) = image else { return RootFilesystem::Host };
+    let Some(image) = image else {
+        return RootFilesystem::Host;
+    };
     RootFilesystem::Overlay(Overlay {
         layers: store.layers_directory(),
         lower: image.layers.iter().map(ToString::to_string).collect(),
@@ -199,7 +205,10 @@ fn environment(options: &Options, image: &[String]) -> Vec<String> {
     for entry in image.iter().chain(&options.environment) {
         // An entry without `=` sets nothing.
         let Some(new) = name(entry) else { continue };
-        match all.iter_mut().find(|old| name(old).as_deref() == Some(&new)) {
+        match all
+            .iter_mut()
+            .find(|old| name(old).as_deref() == Some(&new))
+        {
             Some(old) => entry.clone_into(old),
             None => all.push(entry.clone()),
         }
@@ -208,10 +217,17 @@ fn environment(options: &Options, image: &[String]) -> Vec<String> {
 }
 
 fn working_directory(options: &Options, image: Option<&str>) -> String {
-    let asked = options.working_directory.as_deref().or(image.filter(|directory| !directory.is_empty()));
+    let asked = options
+        .working_directory
+        .as_deref()
+        .or(image.filter(|directory| !directory.is_empty()));
     let directory = asked.or(options.sandbox.as_deref()).unwrap_or("/");
     // The image's may be relative, from its root.
-    if directory.starts_with('/') { directory.to_owned() } else { format!("/{directory}") }
+    if directory.starts_with('/') {
+        directory.to_owned()
+    } else {
+        format!("/{directory}")
+    }
 }
 
 fn mounts(options: &Options, has_image: bool) -> Vec<Value> {
@@ -275,7 +291,10 @@ fn resources(options: &Options) -> Value {
 }
 
 fn capabilities(options: &Options, uid: u32) -> Value {
-    let Capabilities { effective, bounding } = &options.capabilities;
+    let Capabilities {
+        effective,
+        bounding,
+    } = &options.capabilities;
     let none: &[String] = &[];
     // A user other than root keeps none through execve(2), as in Docker: nothing inheritable, nothing ambient.
     let own = if uid == 0 { effective.as_slice() } else { none };
@@ -283,7 +302,8 @@ fn capabilities(options: &Options, uid: u32) -> Value {
 }
 
 fn rlimits(options: &Options) -> Value {
-    let one = |(name, soft, hard): &(String, u64, u64)| json!({"type": name, "soft": soft, "hard": hard});
+    let one =
+        |(name, soft, hard): &(String, u64, u64)| json!({"type": name, "soft": soft, "hard": hard});
     options.rlimits.iter().map(one).collect()
 }
 
@@ -294,17 +314,6 @@ fn filter(options: &Options) -> Result<Option<Value>, Error> {
         Seccomp::Profile(profile) => profile,
     };
     let bounding = tepui_isolators::linux::capabilities::mask(&options.capabilities.bounding)?;
-    let resolved = seccomp::resolve(profile, bounding, kernel()?)?;
+    let resolved = seccomp::resolve(profile, bounding, seccomp::running_kernel()?);
     Ok(Some(serde_json::to_value(resolved)?))
-}
-
-/// Major and minor number of the running kernel.
-fn kernel() -> Result<(u32, u32), Error> {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(Error::Kernel { release: release.into_owned() }),
-    }
 }

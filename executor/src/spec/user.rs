@@ -47,16 +47,27 @@ impl User {
 
 impl From<Ids> for User {
     fn from(ids: Ids) -> Self {
-        Self { uid: ids.uid, gid: ids.gid, additional_gids: ids.additional_gids }
+        Self {
+            uid: ids.uid,
+            gid: ids.gid,
+            additional_gids: ids.additional_gids,
+        }
     }
 }
 
 /// Resolves the user asked for, else the image's, else root.
 pub fn resolve(asked: Option<&str>, store: &Store, image: Option<&Image>) -> Result<User, Error> {
-    let Some(image) = image else { return Ok(on_host(asked.unwrap_or("0"))?) };
-    let user = asked.or(image.config.user.as_deref()).filter(|user| !user.is_empty()).unwrap_or("0");
-    let ids = rootfs::resolve_user(store, image, user)
-        .map_err(|source| Error::User { user: user.to_owned(), source: Box::new(source) })?;
+    let Some(image) = image else {
+        return Ok(on_host(asked.unwrap_or("0"))?);
+    };
+    let user = asked
+        .or(image.config.user.as_deref())
+        .filter(|user| !user.is_empty())
+        .unwrap_or("0");
+    let ids = rootfs::resolve_user(store, image, user).map_err(|source| Error::User {
+        user: user.to_owned(),
+        source: Box::new(source),
+    })?;
     Ok(ids.into())
 }
 
@@ -68,5 +79,8 @@ fn on_host(user: &str) -> Result<User, HostUserError> {
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     rootfs::resolve_user_in(&passwd, &group, user)
         .map(User::from)
-        .map_err(|source| HostUserError::Unknown { user: user.to_owned(), source: Box::new(source) })
+        .map_err(|source| HostUserError::Unknown {
+            user: user.to_owned(),
+            source: Box::new(source),
+        })
 }

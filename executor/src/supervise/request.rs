@@ -63,7 +63,9 @@ pub enum PrepareError {
         source: io::Error,
     },
     /// The image asks for a signal that there is not.
-    #[error("the image's StopSignal is {signal:?}, which is no signal; use a name like SIGTERM or a number from 1 to 64")]
+    #[error(
+        "the image's StopSignal is {signal:?}, which is no signal; use a name like SIGTERM or a number from 1 to 64"
+    )]
     StopSignal {
         /// As the image has it.
         signal: String,
@@ -78,7 +80,8 @@ impl Request {
     pub async fn prepare(self, store: Arc<Store>) -> Result<Prepared, PrepareError> {
         let image: Option<Image> = match &self.image {
             Some(reference) => {
-                let options = PullOptions { always: self.always_pull, ..PullOptions::default() };
+                let mut options = PullOptions::default();
+                options.always = self.always_pull;
                 Some(tepui_oci::pull(&store, reference, &options).await?)
             }
             None => None,
@@ -86,16 +89,27 @@ impl Request {
         let declaration = spec::declare(&self.options, &store, image.as_ref())?;
         if let (Some(sandbox), Some(process)) = (&self.sandbox, declaration.spec.process()) {
             let user = process.user();
-            std::os::unix::fs::chown(sandbox, Some(user.uid()), Some(user.gid()))
-                .map_err(|source| PrepareError::Stdio { what: sandbox.display().to_string(), source })?;
+            std::os::unix::fs::chown(sandbox, Some(user.uid()), Some(user.gid())).map_err(
+                |source| PrepareError::Stdio {
+                    what: sandbox.display().to_string(),
+                    source,
+                },
+            )?;
         }
-        let stop_signal = match image.as_ref().and_then(|image| image.config.stop_signal.as_deref()) {
+        let stop_signal = match image
+            .as_ref()
+            .and_then(|image| image.config.stop_signal.as_deref())
+        {
             None | Some("") => libc::SIGTERM,
-            Some(name) => {
-                parse_signal(name).ok_or_else(|| PrepareError::StopSignal { signal: name.to_owned() })?
-            }
+            Some(name) => parse_signal(name).ok_or_else(|| PrepareError::StopSignal {
+                signal: name.to_owned(),
+            })?,
         };
-        Ok(Prepared { declaration, stdio: self.stdio.open()?, stop_signal })
+        Ok(Prepared {
+            declaration,
+            stdio: self.stdio.open()?,
+            stop_signal,
+        })
     }
 }
 
@@ -103,21 +117,33 @@ impl Stdio {
     fn open(&self) -> Result<[OwnedFd; 3], PrepareError> {
         let own = |descriptor: std::os::fd::BorrowedFd<'_>, what: &str| {
             let copied = descriptor.try_clone_to_owned();
-            copied.map_err(|source| PrepareError::Stdio { what: what.to_owned(), source })
+            copied.map_err(|source| PrepareError::Stdio {
+                what: what.to_owned(),
+                source,
+            })
         };
         let open = |path: PathBuf, options: &std::fs::OpenOptions| {
             let file = options.open(&path).map(OwnedFd::from);
-            file.map_err(|source| PrepareError::Stdio { what: path.display().to_string(), source })
+            file.map_err(|source| PrepareError::Stdio {
+                what: path.display().to_string(),
+                source,
+            })
         };
         let input = match self.input {
             true => own(io::stdin().as_fd(), "standard input")?,
             false => open("/dev/null".into(), std::fs::OpenOptions::new().read(true))?,
         };
         let (output, error) = match &self.output {
-            None => (own(io::stdout().as_fd(), "standard output")?, own(io::stderr().as_fd(), "standard error")?),
+            None => (
+                own(io::stdout().as_fd(), "standard output")?,
+                own(io::stderr().as_fd(), "standard error")?,
+            ),
             Some(directory) => {
                 let append = |name: &str| {
-                    open(directory.join(name), std::fs::OpenOptions::new().create(true).append(true))
+                    open(
+                        directory.join(name),
+                        std::fs::OpenOptions::new().create(true).append(true),
+                    )
                 };
                 (append("stdout")?, append("stderr")?)
             }
@@ -134,7 +160,11 @@ pub fn parse_signal(name: &str) -> Option<i32> {
     let name = name.to_ascii_uppercase();
     let short = name.strip_prefix("SIG").unwrap_or(&name);
     if let Some(offset) = short.strip_prefix("RTMIN") {
-        let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        let offset = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('+')?.parse().ok()?
+        };
         // The first two real-time signals are the C library's own.
         return (0..=30).contains(&offset).then_some(34 + offset);
     }
@@ -148,7 +178,13 @@ mod tests {
 
     #[test]
     fn signals_are_named_as_docker_names_them() {
-        let cases = [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMIN", 34)];
+        let cases = [
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("RTMIN", 34),
+        ];
         for (name, number) in cases {
             assert_eq!(parse_signal(name), Some(number), "{name}");
         }

@@ -55,21 +55,14 @@ pub struct Supervisor {
     pub failure_status: i32,
 }
 
-/// Readiness of the launcher is that of its socket.
-impl std::os::fd::AsRawFd for Launcher {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.socket.as_raw_fd()
-    }
-}
-
 impl Supervisor {
     /// Takes over a launcher. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When the runtime cannot watch it.
-    pub fn new(launcher: Launcher, store: Store, place: Place) -> io::Result<Self> {
+    pub fn new(launcher: Launcher, store: Store, place: Place) -> Result<Self, StartError> {
         Ok(Self {
-            launcher: AsyncFd::new(launcher)?,
+            launcher: launcher.watched()?,
             store: Arc::new(store),
             place,
             numbers: 0,
@@ -81,7 +74,10 @@ impl Supervisor {
     }
 
     fn number_of(&self, key: &str) -> Option<u64> {
-        self.entries.iter().find(|(_, entry)| entry.key == key).map(|(number, _)| *number)
+        self.entries
+            .iter()
+            .find(|(_, entry)| entry.key == key)
+            .map(|(number, _)| *number)
     }
 
     fn end(&mut self, number: u64, event: ContainerEvent) {
@@ -92,13 +88,20 @@ impl Supervisor {
 
     /// The image is here: now the launcher.
     fn prepared(&mut self, number: u64, result: Result<Prepared, PrepareError>) {
-        let Some(entry) = self.entries.get_mut(&number) else { return };
+        let Some(entry) = self.entries.get_mut(&number) else {
+            return;
+        };
         entry.preparing = None;
         let prepared = match result {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.failure_status = 125;
-                return self.end(number, ContainerEvent::LaunchFailed { message: report::chain(&error) });
+                return self.end(
+                    number,
+                    ContainerEvent::LaunchFailed {
+                        message: report::chain(&error),
+                    },
+                );
             }
         };
         entry.stop_signal = prepared.stop_signal;
@@ -108,7 +111,9 @@ impl Supervisor {
             state_dir: self.place.state_dir.clone(),
             isolation: self.place.isolation.clone(),
         };
-        if let Err(error) = self.to_launcher(|launcher| launcher.launch(number, &launch, &prepared.stdio)) {
+        if let Err(error) =
+            self.to_launcher(|launcher| launcher.launch(number, &launch, &prepared.stdio))
+        {
             let message = format!("could not reach the launcher process: {error}");
             self.end(number, ContainerEvent::LaunchFailed { message });
         }
@@ -132,14 +137,23 @@ impl Supervisor {
         match reply {
             Reply::Running { number, pid } => {
                 if let Some(entry) = self.entries.get(&number) {
-                    self.events.push_back((entry.key.clone(), ContainerEvent::Running { pid }));
+                    self.events
+                        .push_back((entry.key.clone(), ContainerEvent::Running { pid }));
                 }
             }
-            Reply::Failed { number, message, exit_status } => {
+            Reply::Failed {
+                number,
+                message,
+                exit_status,
+            } => {
                 self.failure_status = exit_status;
                 self.end(number, ContainerEvent::LaunchFailed { message });
             }
-            Reply::Exited { number, status, limit } => self.end(number, ContainerEvent::Exited { status, limit }),
+            Reply::Exited {
+                number,
+                status,
+                limit,
+            } => self.end(number, ContainerEvent::Exited { status, limit }),
         }
     }
 
@@ -149,17 +163,29 @@ impl Supervisor {
         tracing::error!("the launcher process died; its containers died with it");
         let old = self.launcher.get_ref();
         // It is our child; nobody else takes its status, and of it there is nothing to learn.
-        if let Err(error) = rustix::process::waitid(WaitId::PidFd(old.pidfd.as_fd()), WaitIdOptions::EXITED) {
+        if let Err(error) =
+            rustix::process::waitid(WaitId::PidFd(old.pidfd.as_fd()), WaitIdOptions::EXITED)
+        {
             tracing::warn!(%error, "could not wait for it");
         }
         release_orphans(&self.place.state_dir);
-        let launched: Vec<u64> =
-            self.entries.iter().filter(|(_, e)| e.preparing.is_none()).map(|(number, _)| *number).collect();
+        let launched: Vec<u64> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.preparing.is_none())
+            .map(|(number, _)| *number)
+            .collect();
         for number in launched {
-            self.end(number, ContainerEvent::Exited { status: libc::SIGKILL, limit: None });
+            self.end(
+                number,
+                ContainerEvent::Exited {
+                    status: libc::SIGKILL,
+                    limit: None,
+                },
+            );
         }
         let launcher = Launcher::start()?;
-        self.launcher = AsyncFd::new(launcher).map_err(StartError::watch)?;
+        self.launcher = launcher.watched()?;
         Ok(())
     }
 
@@ -171,7 +197,10 @@ impl Supervisor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Ok(None) | Err(_) => {
                 if let Err(error) = self.launcher_died() {
-                    tracing::error!(error = report::chain(&error), "no container can be started any more");
+                    tracing::error!(
+                        error = report::chain(&error),
+                        "no container can be started any more"
+                    );
                     std::process::exit(125);
                 }
             }
@@ -188,13 +217,22 @@ impl Containers for Supervisor {
         self.numbers += 1;
         let id = request.options.id.clone();
         let store = Arc::clone(&self.store);
-        let abort = self.preparing.spawn(async move { (number, request.prepare(store).await) });
-        let entry = Entry { key: key.to_owned(), id, preparing: Some(abort), stop_signal: libc::SIGTERM };
+        let abort = self
+            .preparing
+            .spawn(async move { (number, request.prepare(store).await) });
+        let entry = Entry {
+            key: key.to_owned(),
+            id,
+            preparing: Some(abort),
+            stop_signal: libc::SIGTERM,
+        };
         self.entries.insert(number, entry);
     }
 
     fn terminate(&mut self, key: &str) {
-        let Some(number) = self.number_of(key) else { return };
+        let Some(number) = self.number_of(key) else {
+            return;
+        };
         let entry = &self.entries[&number];
         if let Some(preparing) = &entry.preparing {
             preparing.abort();
@@ -205,7 +243,9 @@ impl Containers for Supervisor {
     }
 
     fn destroy(&mut self, key: &str) {
-        let Some(number) = self.number_of(key) else { return };
+        let Some(number) = self.number_of(key) else {
+            return;
+        };
         if let Some(preparing) = &self.entries[&number].preparing {
             preparing.abort();
             return self.end(number, ContainerEvent::Aborted);
@@ -245,7 +285,10 @@ impl Containers for Supervisor {
 impl Supervisor {
     /// As [`Containers::terminate`], with a signal of the caller's choice.
     pub fn stop(&mut self, key: &str, signal: i32) {
-        match self.number_of(key).map(|number| &self.entries[&number].preparing) {
+        match self
+            .number_of(key)
+            .map(|number| &self.entries[&number].preparing)
+        {
             Some(Some(_)) => self.terminate(key),
             Some(None) => self.signal(key, signal),
             None => {}
@@ -254,7 +297,9 @@ impl Supervisor {
 
     /// Sends any signal to a container's first process.
     pub fn signal(&mut self, key: &str, signal: i32) {
-        let Some(number) = self.number_of(key) else { return };
+        let Some(number) = self.number_of(key) else {
+            return;
+        };
         if let Err(error) = self.to_launcher(|launcher| launcher.signal(number, signal)) {
             tracing::warn!(key, %error, "could not reach the launcher");
         }
@@ -264,6 +309,10 @@ impl Supervisor {
 /// Releases what dead executors left on this node, and says what could not be.
 pub fn release_orphans(state_dir: &std::path::Path) {
     for (name, error) in container::recover(state_dir) {
-        tracing::warn!(container = name, error = report::chain(&error), "could not release what is left of it");
+        tracing::warn!(
+            container = name,
+            error = report::chain(&error),
+            "could not release what is left of it"
+        );
     }
 }

@@ -24,8 +24,13 @@ pub struct Resources {
 /// Sums entries of one name (several roles, reservations), and lets `limits` replace the sum as the hard limit.
 pub fn read(task: &TaskInfo) -> Resources {
     let sum = |name: &str| {
-        let entries = task.resources.iter().filter(|resource| resource.name == name);
-        entries.filter_map(|resource| resource.scalar.as_ref().map(|scalar| scalar.value)).reduce(|a, b| a + b)
+        let entries = task
+            .resources
+            .iter()
+            .filter(|resource| resource.name == name);
+        entries
+            .filter_map(|resource| resource.scalar.as_ref().map(|scalar| scalar.value))
+            .reduce(|a, b| a + b)
     };
     let limit = |name: &str| task.limits.get(name).map(|scalar| scalar.value);
     let (cpu_request, memory_request) = (sum("cpus"), sum("mem"));
@@ -53,7 +58,10 @@ mod tests {
         };
         TaskInfo {
             resources: resources.iter().map(resource).collect(),
-            limits: limits.iter().map(|(name, value)| ((*name).into(), Scalar { value: *value })).collect(),
+            limits: limits
+                .iter()
+                .map(|(name, value)| ((*name).into(), Scalar { value: *value }))
+                .collect(),
             ..TaskInfo::default()
         }
     }
@@ -65,7 +73,10 @@ mod tests {
         assert_eq!(two_roles.cpu_request, Some(0.75));
         assert_eq!(two_roles.cpu_limit, Some(0.75));
         assert_eq!(two_roles.memory_limit, Some(64 * MIB));
-        let limited = read(&[("cpus", 1.0), ("mem", 64.0)], &[("cpus", 2.0), ("mem", f64::INFINITY)]);
+        let limited = read(
+            &[("cpus", 1.0), ("mem", 64.0)],
+            &[("cpus", 2.0), ("mem", f64::INFINITY)],
+        );
         assert_eq!((limited.cpu_limit, limited.memory_limit), (Some(2.0), None));
         assert_eq!(limited.memory_request, Some(64 * MIB));
         assert_eq!(read(&[("mem", 1.0)], &[]).memory_limit, Some(LEAST_MEMORY));

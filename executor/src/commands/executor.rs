@@ -1,0 +1,119 @@
+//! `tepui executor`: what an agent starts for its tasks.
+
+use std::collections::HashMap;
+
+use tepui_oci::{DefaultRegistry, Store};
+
+use super::Failure;
+use crate::agent::Environment;
+use crate::driver;
+use crate::launcher::handle::Launcher;
+use crate::seal;
+use crate::settings::{ContentType, Settings};
+use crate::supervise::supervisor::{Place, Supervisor, release_orphans};
+use crate::supervise::{ContainerEvent, Containers};
+use crate::task::Context;
+
+/// Runs tasks for a Mesos agent, which starts it and sets MESOS_* in its environment
+#[derive(Debug, clap::Args)]
+pub struct Executor {
+    #[command(flatten)]
+    settings: Settings,
+    /// Encoding of messages to and from the agent
+    #[arg(long, env = "TEPUI_CONTENT_TYPE", value_enum, default_value_t)]
+    content_type: ContentType,
+    /// Command of tasks that bring none
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+impl Executor {
+    /// Serves the agent until there is nothing left to do.
+    ///
+    /// # Errors
+    /// When the environment is not that of an executor, or the agent refuses us.
+    pub fn run(self) -> Result<i32, Failure> {
+        let variables: HashMap<String, String> = std::env::vars().collect();
+        let environment = Environment::from_variables(&variables)?;
+        let default_registry = self
+            .settings
+            .docker_registry
+            .as_deref()
+            .map(str::parse::<DefaultRegistry>)
+            .transpose()?;
+        let refusal = super::refusal(&self.settings);
+        if refusal.is_some() {
+            return self.refuse_all(&environment, default_registry, refusal);
+        }
+        seal::protect_own_program(seal::Method::Copy)?;
+        let launcher = Launcher::start()?;
+        let state_dir = self.settings.state_dir.clone();
+        let recovery = {
+            let state_dir = state_dir.clone();
+            std::thread::spawn(move || release_orphans(&state_dir))
+        };
+        let store = Store::open(&self.settings.store_dir)?;
+        let place = Place {
+            state_dir,
+            isolation: self.settings.isolation.clone(),
+        };
+        let options = driver::Options {
+            content_type: self.content_type,
+        };
+        let context = Context::new(
+            self.settings,
+            default_registry,
+            self.command,
+            &environment,
+            None,
+        );
+        let status = super::runtime()?.block_on(async {
+            let containers = Supervisor::new(launcher, store, place)?;
+            let prepare = |task: &_, _: &_| context.request(task, false);
+            Ok::<_, Failure>(driver::run(&environment, options, prepare, containers).await?)
+        })?;
+        if recovery.join().is_err() {
+            tracing::error!("the release of what dead executors left did not end well");
+        }
+        Ok(status)
+    }
+
+    /// Subscribes all the same, so that the scheduler is told why.
+    fn refuse_all(
+        self,
+        environment: &Environment,
+        default_registry: Option<DefaultRegistry>,
+        refusal: Option<String>,
+    ) -> Result<i32, Failure> {
+        let options = driver::Options {
+            content_type: self.content_type,
+        };
+        let context = Context::new(
+            self.settings,
+            default_registry,
+            self.command,
+            environment,
+            refusal,
+        );
+        let prepare = |task: &_, _: &_| context.request(task, false);
+        super::runtime()?
+            .block_on(async { Ok(driver::run(environment, options, prepare, NoContainers).await?) })
+    }
+}
+
+/// Where no container can be: every task is refused before it gets here.
+struct NoContainers;
+
+impl Containers for NoContainers {
+    type Request = crate::supervise::request::Request;
+
+    fn launch(&mut self, _: &str, _: Self::Request) {}
+
+    fn terminate(&mut self, _: &str) {}
+
+    fn destroy(&mut self, _: &str) {}
+
+    async fn next_event(&mut self) -> (String, ContainerEvent) {
+        std::future::pending().await
+    }
+}
