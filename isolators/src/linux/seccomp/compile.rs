@@ -119,7 +119,8 @@ fn numbers(graph: &mut Graph, rules: &Rules, arch: u32) -> Option<NodeId> {
                 *blocks.entry(decision).or_insert(node)
             }
         };
-        if ranges.last().is_none_or(|last| last.node != node) {
+        // The range at x32's first number starts a tree of its own, see below.
+        if first == X32_BIT || ranges.last().is_none_or(|last| last.node != node) {
             ranges.push(Range { first, node });
         }
     }

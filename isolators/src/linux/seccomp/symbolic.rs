@@ -258,10 +258,9 @@ pub fn verify(program: &[sock_filter], rules: &Rules) -> Result<(), Fault> {
         } in intervals
         {
             // Both sides are constant between these numbers.
-            let numbers = BTreeSet::from([first]);
-            for number in numbers.iter().chain(breakpoints.range(first..=last)) {
-                let decision = rules.decision(arch, *number);
-                verify_call(program, arch, *number, &decision, outcome)?;
+            for number in std::iter::once(first).chain(breakpoints.range(first..=last).copied()) {
+                let decision = rules.decision(arch, number);
+                verify_call(program, arch, number, &decision, outcome)?;
             }
         }
     }
@@ -275,8 +274,19 @@ fn verify_call(
     decision: &Decision,
     outcome: Outcome,
 ) -> Result<(), Fault> {
-    if outcome == Outcome::Depends && decision.clauses.is_empty() {
-        return Err(Fault::LooksAtArguments { arch, number });
+    if decision.clauses.is_empty() {
+        let expected = decision.otherwise;
+        return match outcome {
+            Outcome::Depends => Err(Fault::LooksAtArguments { arch, number }),
+            Outcome::Always(found) if found == expected => Ok(()),
+            Outcome::Always(found) => Err(Fault::Differs {
+                arch,
+                number,
+                arguments: [0; 6],
+                found,
+                expected,
+            }),
+        };
     }
     witnesses(decision, |arguments| {
         let expected = decision.verdict(arguments);
@@ -370,14 +380,18 @@ fn witnesses(
 
 /// Values of one argument: for each half those at, beside and one bit off what it is compared with.
 fn candidates(decision: &Decision, argument: usize) -> Vec<u64> {
-    let (mut low, mut high) = (BTreeSet::from([0, u32::MAX]), BTreeSet::from([0, u32::MAX]));
+    let on_this = |condition: &&Condition| condition.argument == argument;
     let all = decision
         .clauses
         .iter()
         .flat_map(|clause| &clause.conditions);
-    let mut any = false;
-    for condition in all.filter(|condition| condition.argument == argument) {
-        any = true;
+    let mut conditions = all.filter(on_this).peekable();
+    if conditions.peek().is_none() {
+        // Not looked at: junk must not matter.
+        return vec![0xdead_beef_dead_beef];
+    }
+    let (mut low, mut high) = (BTreeSet::from([0, u32::MAX]), BTreeSet::from([0, u32::MAX]));
+    for condition in conditions {
         let halves = [
             (condition.value as u32, condition.mask as u32, &mut low),
             (
@@ -401,10 +415,6 @@ fn candidates(decision: &Decision, argument: usize) -> Vec<u64> {
                 set.extend(bits.map(|bit| value ^ bit));
             }
         }
-    }
-    if !any {
-        // Not looked at: junk must not matter.
-        return vec![0xdead_beef_dead_beef];
     }
     let high: Vec<u64> = high.into_iter().map(|high| u64::from(high) << 32).collect();
     low.into_iter()
