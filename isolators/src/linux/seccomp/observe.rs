@@ -70,13 +70,14 @@ fn threads_of(target: &Target) -> Result<Vec<i32>> {
     Ok(threads)
 }
 
-/// `None` for a thread that is gone.
+/// `None` for a thread that is gone, or has ended and only waits to be collected.
 fn thread_status(target: &Target, tid: i32) -> Result<Option<LiveSeccomp>> {
     let path = target
         .proc_path("task")
         .join(tid.to_string())
         .join("status");
     match std::fs::read_to_string(&path) {
+        Ok(text) if has_ended(&text) => Ok(None),
         Ok(text) => match parse_status(&text) {
             Some(seccomp) => Ok(Some(seccomp)),
             None => Err(Error::Observe {
@@ -90,6 +91,12 @@ fn thread_status(target: &Target, tid: i32) -> Result<Option<LiveSeccomp>> {
         }
         Err(e) => Err(Error::file("read", path, e)),
     }
+}
+
+/// A zombie's filters are already released, and it runs nothing.
+fn has_ended(text: &str) -> bool {
+    let state = text.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| state.trim_start().starts_with(['Z', 'X']))
 }
 
 fn parse_status(text: &str) -> Option<LiveSeccomp> {
@@ -203,6 +210,21 @@ mod tests {
         assert!(thread(0, Some(0)) < thread(2, Some(1)));
         assert!(thread(2, Some(1)) < thread(2, Some(2)));
         assert!(thread(2, Some(2)) < thread(1, None));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_filters_to_speak_of() {
+        let mut child = std::process::Command::new("/bin/true")
+            .spawn()
+            .expect("it starts");
+        let options =
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        let id = rustix::process::WaitId::Pid(rustix::process::Pid::from_child(&child));
+        rustix::process::waitid(id, options).expect("it ends");
+        let target = Target { pid: child.id() };
+        let text = observe(&target).expect_err("it is a zombie").to_string();
+        assert!(text.contains("could not observe seccomp"), "{text}");
+        child.wait().expect("it is collected");
     }
 
     #[test]

@@ -1,0 +1,282 @@
+//! Docker's default profile in the real kernel: what a filtered thread is refused, and what `linux/seccomp` reads back.
+//!
+//! Filters belong to threads, so a thread of this process is enough to be refused things, and any child to be looked at.
+#![allow(unsafe_code, clippy::unwrap_used)]
+#![cfg(target_arch = "x86_64")]
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+
+use oci_spec::runtime::{LinuxBuilder, LinuxSeccomp, SpecBuilder};
+use tepui_isolators::launch_info::SeccompFilter;
+use tepui_isolators::linux::seccomp::{SeccompIsolator, docker_default, resolve, running_kernel};
+use tepui_isolators::live::LiveSeccomp;
+use tepui_isolators::{
+    CgroupPlacement, Declaration, Isolator, Live, RootFilesystem, Target, Verdict,
+};
+
+/// The 14 capabilities that Docker gives, as a bounding set.
+const DOCKER_CAPS: u64 = 0xa804_25fb;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+fn profile(caps: u64) -> LinuxSeccomp {
+    resolve(docker_default(), caps, running_kernel().unwrap())
+}
+
+fn declaration(seccomp: LinuxSeccomp) -> Declaration {
+    let linux = LinuxBuilder::default().seccomp(seccomp).build().unwrap();
+    Declaration {
+        spec: SpecBuilder::default().linux(linux).build().unwrap(),
+        rootfs: RootFilesystem::Host,
+        cgroups: CgroupPlacement {
+            parent: "/".into(),
+            nested: BTreeMap::new(),
+        },
+        init: false,
+    }
+}
+
+fn prepared(declaration: &Declaration) -> SeccompFilter {
+    let id = "seccomp-test".parse().unwrap();
+    let info = SeccompIsolator.prepare(&id, declaration).unwrap();
+    info.seccomp.unwrap()
+}
+
+/// Puts the calling thread under a filter for good.
+fn load(filter: &SeccompFilter) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: filter.program.len() as u16,
+        filter: filter.program.as_ptr().cast_mut(),
+    };
+    // SAFETY: only numbers go in.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
+    // SAFETY: `program` points at as many instructions as it says, which live until the call returns.
+    match unsafe { libc::syscall(call, mode, filter.flags, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The errno of a raw call, 0 for none. Descriptors that it makes are closed with the process.
+fn errno(number: i64, arguments: [u64; 3]) -> i32 {
+    let [a, b, c] = arguments;
+    // SAFETY: the calls made here take numbers, or a null pointer that the kernel refuses.
+    match unsafe { libc::syscall(number, a, b, c) } {
+        -1 => io::Error::last_os_error().raw_os_error().unwrap(),
+        _ => 0,
+    }
+}
+
+/// What a thread is told, filtered or not.
+fn probe(filter: Option<SeccompFilter>) -> Vec<(&'static str, i32)> {
+    const AF_VSOCK: u64 = 40;
+    const OPEN_TREE_ATTR: i64 = 467;
+    let probes = move || {
+        if let Some(filter) = filter {
+            load(&filter).unwrap();
+        }
+        vec![
+            ("getpid", errno(libc::SYS_getpid, [0; 3])),
+            // KEYCTL_GET_KEYRING_ID of the session keyring, without making one.
+            ("keyctl", errno(libc::SYS_keyctl, [0, -3_i64 as u64, 0])),
+            ("clone3", errno(libc::SYS_clone3, [0; 3])),
+            ("unknown", errno(50_000, [0; 3])),
+            ("newer", errno(OPEN_TREE_ATTR, [u64::MAX; 3])),
+            ("AF_UNIX", errno(libc::SYS_socket, [1, 1, 0])),
+            ("AF_VSOCK", errno(libc::SYS_socket, [AF_VSOCK, 1, 0])),
+            (
+                "AF_VSOCK with stray bits",
+                errno(libc::SYS_socket, [AF_VSOCK | 1 << 32, 1, 0]),
+            ),
+            ("personality(8)", errno(libc::SYS_personality, [8, 0, 0])),
+            (
+                "personality(ADDR_NO_RANDOMIZE)",
+                errno(libc::SYS_personality, [0x4_0000, 0, 0]),
+            ),
+            (
+                "personality(-1)",
+                errno(libc::SYS_personality, [u64::MAX, 0, 0]),
+            ),
+        ]
+    };
+    std::thread::spawn(probes).join().unwrap()
+}
+
+#[test]
+fn dockers_profile_refuses_and_permits_what_it_says() {
+    let filter = prepared(&declaration(profile(DOCKER_CAPS)));
+    let expected = [
+        ("getpid", 0),
+        ("keyctl", libc::EPERM),
+        ("clone3", libc::ENOSYS),
+        ("unknown", libc::ENOSYS),
+        ("newer", libc::ENOSYS),
+        ("AF_UNIX", 0),
+        ("AF_VSOCK", libc::EPERM),
+        ("AF_VSOCK with stray bits", libc::EPERM),
+        ("personality(8)", 0),
+        ("personality(ADDR_NO_RANDOMIZE)", libc::EPERM),
+        ("personality(-1)", 0),
+    ];
+    assert_eq!(probe(Some(filter)), expected);
+    // The control: it is the filter that refuses, not the kernel.
+    let refused = |(name, errno): &(&'static str, i32)| (*errno == libc::EPERM).then_some(*name);
+    let unfiltered = probe(None);
+    assert_eq!(unfiltered.iter().find_map(refused), None);
+    let clone3 = unfiltered
+        .iter()
+        .find(|(name, _)| *name == "clone3")
+        .unwrap();
+    assert_eq!(clone3.1, libc::EINVAL);
+}
+
+/// A child that answers each line with the same line.
+struct Echo(Child);
+
+impl Echo {
+    fn start(filters: Vec<SeccompFilter>) -> Self {
+        let mut command = Command::new("/bin/cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // SAFETY: `load` makes two system calls and allocates nothing.
+        unsafe { command.pre_exec(move || filters.iter().try_for_each(load)) };
+        Self(command.spawn().unwrap())
+    }
+
+    fn target(&self) -> Target {
+        Target { pid: self.0.id() }
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap())
+            .read_line(&mut answer)
+            .unwrap();
+        answer
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // It ends at end-of-file; a stopped one would hang the test here, and should.
+        self.0.wait().unwrap();
+    }
+}
+
+fn verdicts(declaration: &Declaration, target: &Target) -> Vec<(String, Verdict)> {
+    let mut live = Live::default();
+    SeccompIsolator
+        .observe(target, declaration, &mut live)
+        .unwrap();
+    let findings = SeccompIsolator.compare(declaration, &live);
+    findings
+        .into_iter()
+        .map(|finding| (finding.item, finding.verdict))
+        .collect()
+}
+
+fn three(mode: Verdict, filters: Verdict, program: Verdict) -> Vec<(String, Verdict)> {
+    let items = ["seccomp mode", "seccomp filters", "seccomp program"].map(str::to_owned);
+    items.into_iter().zip([mode, filters, program]).collect()
+}
+
+/// Reading programs needs CAP_SYS_ADMIN. With REQUIRE_ALL=1 a test that cannot run fails.
+fn can_read_programs() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(
+        root || std::env::var_os("REQUIRE_ALL").is_none(),
+        "this test needs root"
+    );
+    if !root {
+        eprintln!("skipped: reading programs needs root");
+    }
+    root
+}
+
+#[test]
+fn what_was_enforced_is_read_back_and_the_target_runs_on() {
+    if !can_read_programs() {
+        return;
+    }
+    use Verdict::{Match, Stronger, Weaker};
+    let declared = declaration(profile(DOCKER_CAPS));
+    let looser = declaration(profile(DOCKER_CAPS | CAP_SYS_ADMIN));
+    let filter = || prepared(&declared);
+
+    let mut echo = Echo::start(vec![filter()]);
+    assert_eq!(echo.say("before"), "before\n");
+    for _ in 0..20 {
+        assert_eq!(
+            verdicts(&declared, &echo.target()),
+            three(Match, Match, Match)
+        );
+    }
+    assert_eq!(echo.say("after"), "after\n");
+    assert_eq!(
+        verdicts(&looser, &echo.target()),
+        three(Match, Match, Weaker)
+    );
+
+    let twice = Echo::start(vec![filter(), prepared(&looser)]);
+    assert_eq!(
+        verdicts(&declared, &twice.target()),
+        three(Match, Stronger, Match)
+    );
+
+    let open = Echo::start(vec![]);
+    assert_eq!(
+        verdicts(&declared, &open.target()),
+        three(Weaker, Weaker, Weaker)
+    );
+}
+
+#[test]
+fn an_observer_that_may_not_read_the_programs_does_not_know() {
+    let declared = declaration(profile(DOCKER_CAPS));
+    let filter = prepared(&declared);
+    let echo = Echo::start(vec![filter.clone()]);
+    let target = echo.target();
+    // The kernel shows programs to nobody who is filtered.
+    let observer = std::thread::spawn(move || {
+        load(&filter).unwrap();
+        verdicts(&declared, &target)
+    });
+    let expected = three(Verdict::Match, Verdict::Match, Verdict::Unknown);
+    assert_eq!(observer.join().unwrap(), expected);
+}
+
+#[test]
+fn the_least_filtered_thread_counts() {
+    let declared = declaration(profile(DOCKER_CAPS));
+    let filter = prepared(&declared);
+    let (loaded, is_loaded) = mpsc::channel();
+    let (done, is_done) = mpsc::channel::<()>();
+    let filtered = std::thread::spawn(move || {
+        load(&filter).unwrap();
+        loaded.send(()).unwrap();
+        // An error is the end of the test.
+        is_done.recv().unwrap_err();
+    });
+    is_loaded.recv().unwrap();
+    let mut live = Live::default();
+    let target = Target {
+        pid: std::process::id(),
+    };
+    SeccompIsolator
+        .observe(&target, &declared, &mut live)
+        .unwrap();
+    drop(done);
+    filtered.join().unwrap();
+    assert!(
+        matches!(live.seccomp, Some(LiveSeccomp { mode: 0, .. })),
+        "{:?}",
+        live.seccomp
+    );
+}
