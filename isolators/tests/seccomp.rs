@@ -12,7 +12,9 @@ use std::sync::mpsc;
 
 use oci_spec::runtime::{LinuxBuilder, LinuxSeccomp, SpecBuilder};
 use tepui_isolators::launch_info::SeccompFilter;
-use tepui_isolators::linux::seccomp::{SeccompIsolator, docker_default, resolve, running_kernel};
+use tepui_isolators::linux::seccomp::{
+    Abi, Outcome, SeccompIsolator, docker_default, intervals, resolve, running_kernel,
+};
 use tepui_isolators::live::LiveSeccomp;
 use tepui_isolators::{
     CgroupPlacement, Declaration, Isolator, Live, RootFilesystem, Target, Verdict,
@@ -134,6 +136,40 @@ fn dockers_profile_refuses_and_permits_what_it_says() {
         .find(|(name, _)| *name == "clone3")
         .unwrap();
     assert_eq!(clone3.1, libc::EINVAL);
+}
+
+/// Every number of x86_64 and x32 that the evaluator says is refused, so that nothing is ever run: the kernel asks the
+/// filter about x32 numbers whether it has x32 or not.
+#[test]
+fn the_kernel_reads_the_program_as_the_evaluator_does() {
+    const X32_BIT: u32 = 0x4000_0000;
+    let filter = prepared(&declaration(profile(DOCKER_CAPS)));
+    let intervals = intervals(&filter.program, Abi::X86_64.audit_arch()).unwrap();
+    let refused = |number: u32| {
+        let interval = intervals
+            .iter()
+            .find(|i| (i.first..=i.last).contains(&number))
+            .unwrap();
+        match interval.outcome {
+            Outcome::Always(verdict) if verdict >> 16 == libc::SECCOMP_RET_ERRNO >> 16 => {
+                Some((number, (verdict & libc::SECCOMP_RET_DATA) as i32))
+            }
+            _ => None,
+        }
+    };
+    // The kernel lets these two past every filter, since it puts them into programs itself (uprobes; 6.11 and 6.18).
+    let exempt = ["uretprobe", "uprobe"].map(|name| Abi::X86_64.number(name).unwrap());
+    let numbers = (0..600).chain(X32_BIT..X32_BIT + 600);
+    let numbers = numbers.filter(|number| !exempt.contains(number));
+    let expected: Vec<_> = numbers.filter_map(refused).collect();
+    assert!(expected.len() > 400, "{}", expected.len());
+    let calls = expected.clone();
+    let found = std::thread::spawn(move || {
+        load(&filter).unwrap();
+        let ask = |(number, _)| (number, errno(i64::from(number), [u64::MAX; 3]));
+        calls.into_iter().map(ask).collect::<Vec<_>>()
+    });
+    assert_eq!(found.join().unwrap(), expected);
 }
 
 /// A child that answers each line with the same line.
