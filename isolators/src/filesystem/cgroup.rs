@@ -77,7 +77,8 @@ impl Hierarchy {
     }
 
     fn has_own_directory(&self) -> bool {
-        OWN.iter().any(|controller| self.controllers.contains(*controller))
+        OWN.iter()
+            .any(|controller| self.controllers.contains(*controller))
     }
 
     fn is_same(&self, other: &Self) -> bool {
