@@ -109,7 +109,7 @@ fn readonly_view() -> Result<OwnedFd, Errno> {
     let path = std::fs::read_link("/proc/self/exe").map_err(|_| Errno::NOENT)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let view = rustix::mount::open_tree(CWD, &path, flags)?;
-    sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)?;
+    sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, false)?;
     Ok(view)
 }
 
@@ -158,7 +158,7 @@ fn detached_file(name: &CStr, content: &mut dyn Read) -> io::Result<OwnedFd> {
     io::copy(content, &mut file)?;
     file.flush()?;
     drop(file);
-    sys::set_mount_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)?;
+    sys::set_mount_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, false)?;
     Ok(rustix::fs::openat(
         &tree,
         name,

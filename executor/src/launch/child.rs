@@ -180,9 +180,11 @@ fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
     let place = resolve_or_make(&mount.target, mount.create, extra)?;
     match &mount.source {
         MountSource::Tree { tree, .. } => {
-            if mount.attributes != 0 || mount.propagation != 0 {
-                let (set, propagation) = (mount.attributes, mount.propagation);
-                sys::set_mount_attributes(tree.as_fd(), set, propagation, mount.recursive)?;
+            if mount.attributes != 0 {
+                sys::set_mount_attributes(tree.as_fd(), mount.attributes, mount.recursive)?;
+            }
+            if mount.propagation != 0 {
+                sys::set_mount_propagation(tree.as_fd(), mount.propagation)?;
             }
             attach(tree.as_fd(), place.as_fd())
         }
@@ -209,7 +211,7 @@ fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
             let attributes = MountAttrFlags::from_bits_retain(mount.attributes as u32);
             let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
             if mount.propagation != 0 {
-                sys::set_mount_attributes(made.as_fd(), 0, mount.propagation, false)?;
+                sys::set_mount_propagation(made.as_fd(), mount.propagation)?;
             }
             attach(made.as_fd(), place.as_fd())
         }
@@ -247,7 +249,7 @@ fn make_readonly(path: &CStr) -> Result<(), Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let flags = flags | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
     let view = rustix::mount::open_tree(&place, c"", flags)?;
-    sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, true)?;
+    sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, true)?;
     attach(view.as_fd(), place.as_fd())
 }
 
@@ -260,7 +262,7 @@ fn pivot_root() -> Result<(), Errno> {
 
 fn readonly_root() -> Result<(), Errno> {
     let root = resolve(c"/", ResolveFlags::IN_ROOT)?;
-    sys::set_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)
+    sys::set_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
 }
 
 /// Capability numbers that this kernel knows end with the first EINVAL.

@@ -197,7 +197,7 @@ fn root_step(root: RootMount, target: &CString) -> Result<Step> {
         RootMount::Bind { source, attributes } => {
             let tree = open_tree(&source, true)?;
             if attributes != 0 {
-                super::sys::set_mount_attributes(tree.as_fd(), attributes, 0, false).map_err(
+                super::sys::set_mount_attributes(tree.as_fd(), attributes, false).map_err(
                     |errno| Error::Open {
                         path: source.clone(),
                         source: errno.into(),

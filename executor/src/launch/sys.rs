@@ -97,13 +97,8 @@ struct MountAttributes {
     userns: u64,
 }
 
-/// mount_setattr(2) on the mount behind a descriptor: sets `MOUNT_ATTR_*` and the propagation (0 leaves it).
-pub fn set_mount_attributes(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    propagation: u64,
-    recursive: bool,
-) -> Result<()> {
+/// mount_setattr(2) on the mount behind a descriptor: sets `MOUNT_ATTR_*`, there alone or on all mounts below too.
+pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<()> {
     // The access-time modes are one field: setting one needs the whole field cleared.
     const ACCESS_TIME: u64 = 0x70;
     let clear = if set & ACCESS_TIME == 0 {
@@ -111,12 +106,36 @@ pub fn set_mount_attributes(
     } else {
         ACCESS_TIME
     };
+    change_mount(
+        mount,
+        &MountAttributes {
+            set,
+            clear,
+            propagation: 0,
+            userns: 0,
+        },
+        recursive,
+    )
+}
+
+/// mount_setattr(2) on the mount behind a descriptor: its propagation, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` or
+/// `MS_UNBINDABLE`, with `MS_REC` for all mounts below too.
+pub fn set_mount_propagation(mount: BorrowedFd<'_>, propagation: u64) -> Result<()> {
+    let propagation_only = propagation & !libc::MS_REC;
     let attributes = MountAttributes {
-        set,
-        clear,
-        propagation,
+        set: 0,
+        clear: 0,
+        propagation: propagation_only,
         userns: 0,
     };
+    change_mount(mount, &attributes, propagation & libc::MS_REC != 0)
+}
+
+fn change_mount(
+    mount: BorrowedFd<'_>,
+    attributes: &MountAttributes,
+    recursive: bool,
+) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     system_call!(
         "own struct",
@@ -124,7 +143,7 @@ pub fn set_mount_attributes(
         mount.as_raw_fd(),
         c"".as_ptr(),
         flags,
-        &raw const attributes,
+        std::ptr::from_ref(attributes),
         size_of::<MountAttributes>()
     )?;
     Ok(())

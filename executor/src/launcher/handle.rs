@@ -3,10 +3,13 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
-use tokio::io::unix::AsyncFd;
-
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use tokio::io::unix::AsyncFd;
 
 use super::protocol::{self, Launch, Request};
 use super::serve::{PROGRAM_NAME, SOCKET};
@@ -120,6 +123,37 @@ impl Launcher {
     /// When the launcher is gone.
     pub fn kill(&self, number: u64) -> io::Result<()> {
         protocol::send(self.socket.as_fd(), &Request::Kill { number }, &[])
+    }
+}
+
+/// How long a launcher may take to kill and release its last containers.
+const END: Duration = Duration::from_secs(5);
+
+/// Ends it in order: it kills what is left, releases it and exits; its status is taken, so that no zombie stays.
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // It may be gone already: then this fails and the wait below returns at once.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        let deadline = Instant::now() + END;
+        let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).unwrap_or_default();
+            match rustix::event::poll(&mut polled, Some(&timeout)) {
+                Ok(0) if left.is_zero() => {
+                    tracing::error!(
+                        "the launcher process does not end; it is killed, and its containers with it"
+                    );
+                    // ESRCH: it has just ended.
+                    let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+                    break;
+                }
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        // Nothing is to be learnt from its status; ECHILD when it was taken before.
+        let _ = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
+use tepui_isolators::cgroups::hierarchy::{Hierarchies, Version};
 use tepui_isolators::linux::seccomp;
 use tepui_isolators::{CgroupPlacement, ContainerId, Declaration, Overlay, RootFilesystem};
 use tepui_oci::{Image, Store};
@@ -147,6 +148,8 @@ pub fn declare(
     let config = image.map(|image| &image.config);
     let resolved = options.command.resolve(config)?;
     let user = user::resolve(options.user.as_deref(), store, image)?;
+    let cpu = Hierarchies::of_this_host()?.of("cpu");
+    let cpu_is_v2 = cpu.is_some_and(|hierarchy| hierarchy.version == Version::V2);
     let mut spec = json!({
         "ociVersion": "1.2.0",
         "hostname": hostname(options),
@@ -164,7 +167,7 @@ pub fn declare(
         },
         "linux": {
             "namespaces": namespaces(options),
-            "resources": resources(options),
+            "resources": resources(options, cpu_is_v2),
             "maskedPaths": defaults::MASKED_PATHS,
             "readonlyPaths": defaults::READONLY_PATHS,
         },
@@ -260,7 +263,7 @@ fn namespaces(options: &Options) -> Value {
     all.into_iter().map(|kind| json!({"type": kind})).collect()
 }
 
-fn resources(options: &Options) -> Value {
+fn resources(options: &Options, cpu_is_v2: bool) -> Value {
     let mut resources = json!({"devices": defaults::device_rules()});
     let mut memory = json!({});
     if let Some(limit) = options.memory {
@@ -274,10 +277,13 @@ fn resources(options: &Options) -> Value {
     resources["memory"] = memory;
     let mut cpu = json!({});
     if let Some(cpus) = options.cpu_request {
-        // Mesos' numbers for both versions: cgroup v2's weight is not the converted one.
-        cpu["shares"] = json!(((cpus * 1024.0) as u64).max(2));
-        let weight = ((cpus * 100.0) as u64).clamp(1, 10_000);
-        resources["unified"] = json!({"cpu.weight": weight.to_string()});
+        // Mesos' numbers: on v2 the weight is not the one that shares convert to.
+        if cpu_is_v2 {
+            let weight = ((cpus * 100.0) as u64).clamp(1, 10_000);
+            resources["unified"] = json!({"cpu.weight": weight.to_string()});
+        } else {
+            cpu["shares"] = json!(((cpus * 1024.0) as u64).max(2));
+        }
     }
     if let Some(cpus) = options.cpu_limit {
         cpu["quota"] = json!(((cpus * defaults::CPU_PERIOD as f64) as i64).max(1000));

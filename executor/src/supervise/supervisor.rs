@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
-use rustix::process::{WaitId, WaitIdOptions};
 use tepui_isolators::ContainerId;
 use tepui_oci::Store;
 use tokio::io::unix::AsyncFd;
@@ -161,13 +160,6 @@ impl Supervisor {
     /// reported, and a new launcher takes over.
     fn launcher_died(&mut self) -> Result<(), StartError> {
         tracing::error!("the launcher process died; its containers died with it");
-        let old = self.launcher.get_ref();
-        // It is our child; nobody else takes its status, and of it there is nothing to learn.
-        if let Err(error) =
-            rustix::process::waitid(WaitId::PidFd(old.pidfd.as_fd()), WaitIdOptions::EXITED)
-        {
-            tracing::warn!(%error, "could not wait for it");
-        }
         release_orphans(&self.place.state_dir);
         let launched: Vec<u64> = self
             .entries
