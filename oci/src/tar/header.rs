@@ -27,6 +27,11 @@ impl Header {
         self.0[156]
     }
 
+    /// Does data follow a header of this type?
+    pub fn has_data(&self) -> bool {
+        matches!(self.kind(), 0 | b'0' | b'7' | b'S')
+    }
+
     pub fn bytes(&self) -> &[u8; BLOCK] {
         &self.0
     }

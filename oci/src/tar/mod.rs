@@ -5,9 +5,10 @@ mod header;
 mod pax;
 mod sparse;
 #[cfg(test)]
-pub(crate) mod writer;
+#[allow(dead_code)] // What the tests of whole layers use of it is not used here.
+mod writer;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 
 use header::{BLOCK, Header};
 
@@ -141,9 +142,10 @@ impl<R: Read> Reader<R> {
             None => header.size().map_err(|rule| self.error(rule))?,
         };
         let mut entry = header.entry(&extension).map_err(|rule| self.error(rule))?;
-        // Headers of all other kinds may carry a size, but no data follows them.
-        let stored = if entry.kind == Kind::File { stored } else { 0 };
-        entry.size = stored;
+        // Headers of all other kinds may carry a size, but no data follows them. What an old writer's slash at the end
+        // makes a directory may have data, which nobody wants.
+        let stored = if header.has_data() { stored } else { 0 };
+        entry.size = if entry.kind == Kind::File { stored } else { 0 };
         let block = BLOCK as u64;
         let padded = stored
             .checked_next_multiple_of(block)
@@ -182,6 +184,19 @@ impl<R: Read> Reader<R> {
                 Err(error) => return Err(TarError::Read(error)),
             }
         }
+    }
+
+    /// Goes past the data of the current entry without reading it. Whoever calls it has checked that it is there.
+    pub fn seek_past_data(&mut self) -> Result<(), TarError>
+    where
+        R: Seek,
+    {
+        let length = self.remaining + self.padding;
+        let step = i64::try_from(length).map_err(|_| self.error("its size is too large"))?;
+        self.inner.seek_relative(step).map_err(TarError::Read)?;
+        self.offset += length;
+        (self.remaining, self.padding) = (0, 0);
+        Ok(())
     }
 
     fn skip_data(&mut self) -> Result<(), TarError> {

@@ -90,14 +90,11 @@ impl Member {
                 .bytes(),
             );
         }
-        if self.name.len() > 100 {
-            out.extend(
-                Self {
-                    data: [&self.name[..], b"\0"].concat(),
-                    ..Self::new(b'L', "long")
-                }
-                .bytes(),
-            );
+        for (kind, text) in [(b'L', &self.name), (b'K', &self.link)] {
+            if text.len() > 100 {
+                let data = [&text[..], b"\0"].concat();
+                out.extend(Self { data, ..Self::new(kind, "long") }.bytes());
+            }
         }
         let mut block = [0u8; 512];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
