@@ -93,7 +93,13 @@ impl Member {
         for (kind, text) in [(b'L', &self.name), (b'K', &self.link)] {
             if text.len() > 100 {
                 let data = [&text[..], b"\0"].concat();
-                out.extend(Self { data, ..Self::new(kind, "long") }.bytes());
+                out.extend(
+                    Self {
+                        data,
+                        ..Self::new(kind, "long")
+                    }
+                    .bytes(),
+                );
             }
         }
         let mut block = [0u8; 512];

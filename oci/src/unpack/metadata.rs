@@ -40,7 +40,7 @@ impl Metadata {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mode: stat.st_mode & 0o7777,
-            mtime: (seconds as i64, u32::try_from(nanoseconds).unwrap_or(0)),
+            mtime: (seconds, u32::try_from(nanoseconds).unwrap_or(0)),
             xattrs: xattrs(handle).map_err(Fault::kernel("read the attributes of"))?,
         })
     }
