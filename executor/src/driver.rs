@@ -129,7 +129,7 @@ where
                     self.subscribed = Some(Box::new(subscribed));
                 }
                 log_event(&event);
-                Event::Agent(*event)
+                Event::Agent(event)
             }
         })
     }
@@ -188,13 +188,21 @@ fn log_event(event: &messages::Event) {
         .iter()
         .flat_map(|launch| &launch.task_group.tasks);
     let killed = event.kill.iter().map(|kill| &kill.task_id);
-    let tasks: Vec<&str> = launched
+    let acknowledged = event
+        .acknowledged
+        .iter()
+        .map(|acknowledged| &acknowledged.task_id);
+    let ids = launched
         .chain(group)
         .map(|task| &task.task_id)
         .chain(killed)
-        .map(|id| id.value.as_str())
-        .collect();
-    tracing::info!(kind = ?event.r#type(), ?tasks, "event from the agent");
+        .chain(acknowledged);
+    let tasks: Vec<&str> = ids.map(|id| id.value.as_str()).collect();
+    if event.acknowledged.is_some() {
+        tracing::debug!(?tasks, "the agent acknowledged an update");
+    } else {
+        tracing::info!(kind = ?event.r#type(), ?tasks, "event from the agent");
+    }
 }
 
 /// Random UUIDs and the system's clock.

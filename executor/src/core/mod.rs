@@ -42,7 +42,7 @@ pub enum Event {
     /// The agent did not accept an update.
     UpdateRejected,
     /// From the agent.
-    Agent(messages::Event),
+    Agent(Box<messages::Event>),
     /// The task cannot be launched at all: there is no container.
     Refused {
         /// The task.
@@ -177,7 +177,7 @@ impl Core {
             Event::Connected => self.connected(&mut actions),
             Event::Disconnected => self.disconnected(now, &mut actions),
             Event::UpdateRejected => self.resubscribe(&mut actions),
-            Event::Agent(event) => self.agent(now, event, &mut actions),
+            Event::Agent(event) => self.agent(now, *event, &mut actions),
             Event::Refused { key, problem } => self.refused(now, &key, problem, &mut actions),
             Event::Container { key, event } => self.container(now, &key, event, &mut actions),
             Event::Shutdown => self.shutdown(now, &mut actions),

@@ -99,7 +99,7 @@ impl Outcome {
     }
 
     /// The same, for a task that was killed on request. Without its reason, since this was not why.
-    pub fn as_killed(self) -> Self {
+    pub fn into_killed(self) -> Self {
         Outcome {
             message: self.message,
             ..Outcome::of(TaskState::Killed)

@@ -209,7 +209,7 @@ impl Core {
         };
         // What was killed on request ends as killed, however it went.
         let outcome = if is_killed {
-            outcome.as_killed()
+            outcome.into_killed()
         } else {
             outcome
         };

@@ -6,6 +6,8 @@
 //! tried.
 
 mod agent;
+mod containers;
+mod network;
 mod world;
 
 use std::fmt::Write as _;

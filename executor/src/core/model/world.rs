@@ -4,44 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tepui_isolators::LimitEvent;
 
 use super::agent::{Agent, AgentTask, Phase};
+use super::containers::Container;
+use super::network::Link;
 use super::{Bug, Random};
 use crate::agent::environment::Checkpoint;
 use crate::agent::messages::{
-    self, Call, CallType, DurationInfo, EventType, Kill, KillPolicy, Launch, LaunchGroup, Reason,
+    self, Call, DurationInfo, EventType, Kill, KillPolicy, Launch, LaunchGroup, Reason,
     TaskGroupInfo, TaskId, TaskInfo, TaskState, TaskStatus,
 };
 use crate::core::{Action, Core, Event, Stamp, TaskProblem, tests};
-use crate::supervise::ContainerEvent;
-
-/// The connection, as a driver has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
-    Idle,
-    /// The core asked for one.
-    Connecting,
-    /// Calls go to the agent, events come from it.
-    Open,
-}
-
-#[derive(Debug, Default)]
-struct Container {
-    is_running: bool,
-    has_ended: bool,
-    /// It ignores SIGTERM.
-    is_deaf: bool,
-    terminated: Option<Duration>,
-    /// When a SIGKILL must have come at the latest; and whether it came.
-    due: Option<Duration>,
-    is_destroyed: bool,
-    group: Option<u64>,
-    grace: Option<Duration>,
-    /// What the core must say of it.
-    expected: Vec<TaskState>,
-    reported: Option<TaskState>,
-}
 
 /// Unique numbers for uuids.
 struct Counter(u128);
@@ -58,28 +31,28 @@ impl Stamp for Counter {
 }
 
 pub struct World {
-    random: Random,
-    bug: Bug,
-    core: Core,
-    now: Duration,
-    link: Link,
-    calls: VecDeque<Call>,
+    pub(super) random: Random,
+    pub(super) bug: Bug,
+    pub(super) core: Core,
+    pub(super) now: Duration,
+    pub(super) link: Link,
+    pub(super) calls: VecDeque<Call>,
     pub agent: Agent,
-    containers: BTreeMap<String, Container>,
+    pub(super) containers: BTreeMap<String, Container>,
     /// Updates whose acknowledgement reached the core.
-    acknowledged: BTreeSet<Bytes>,
+    pub(super) acknowledged: BTreeSet<Bytes>,
     /// All that the core ever wanted to say.
-    said: BTreeMap<Bytes, TaskStatus>,
-    checkpoint: bool,
-    was_subscribed: bool,
-    away_since: Option<Duration>,
+    pub(super) said: BTreeMap<Bytes, TaskStatus>,
+    pub(super) checkpoint: bool,
+    pub(super) was_subscribed: bool,
+    pub(super) away_since: Option<Duration>,
     /// Everything is to end: what is not reported is the agent's business.
-    is_ending: bool,
-    exited: Option<i32>,
-    groups: u64,
+    pub(super) is_ending: bool,
+    pub(super) exited: Option<i32>,
+    pub(super) groups: u64,
     pub subscriptions: usize,
     pub kills: usize,
-    is_traced: bool,
+    pub(super) is_traced: bool,
     pub trace: Vec<String>,
 }
 
@@ -291,206 +264,12 @@ impl World {
         };
     }
 
-    fn connect_or_deliver_call(&mut self, may_fail: bool) -> Result<(), String> {
-        if self.link == Link::Connecting {
-            if self.agent.phase == Phase::Down {
-                return self.lose();
-            }
-            self.link = Link::Open;
-            self.away_since = None;
-            return self.feed(Event::Connected);
-        }
-        let Some(call) = self.calls.front() else {
-            return Ok(());
-        };
-        match (call.r#type(), self.agent.phase) {
-            (CallType::Subscribe, Phase::Starting) => self.lose(),
-            (CallType::Subscribe, _) => {
-                self.subscriptions += 1;
-                let call = self.calls.pop_front().unwrap_or_default();
-                self.agent.subscribe(&call.subscribe.unwrap_or_default())
-            }
-            // The driver tries again.
-            (_, Phase::Starting | Phase::Recovering) => Ok(()),
-            _ => {
-                let status = call.update.clone().unwrap_or_default().status;
-                // An answer can be lost, or be a refusal.
-                if may_fail && self.random.one_in(20) {
-                    if self.random.one_in(2) {
-                        self.agent.receive(&status, false)?;
-                    }
-                    return self.feed(Event::UpdateRejected);
-                }
-                self.calls.pop_front();
-                let withhold = may_fail && self.random.one_in(30);
-                self.agent.receive(&status, withhold)
-            }
-        }
-    }
-
-    fn deliver_event(&mut self) -> Result<(), String> {
-        if self.link != Link::Open {
-            return Ok(());
-        }
-        let Some(event) = self.agent.stream.as_mut().and_then(VecDeque::pop_front) else {
-            return Ok(());
-        };
-        if let Some(acknowledged) = &event.acknowledged {
-            self.acknowledged.insert(acknowledged.uuid.clone());
-            // The same acknowledgement may come twice.
-            if self.random.one_in(20) {
-                self.agent.send(event.clone());
-            }
-            if self.bug == Bug::DroppedAcknowledgement && self.random.one_in(4) {
-                return Ok(());
-            }
-        }
-        if event.subscribed.is_some() {
-            self.was_subscribed = true;
-        }
-        let killed = event.kill.as_ref().map(|kill| self.is_to_be_killed(kill));
-        if event.r#type == Some(EventType::Shutdown.into()) {
-            self.shuts_down();
-        }
-        if self.bug != Bug::IgnoredKill || killed.is_none() {
-            self.feed(Event::Agent(event))?;
-        }
-        match killed {
-            Some(id) if self.exited.is_none() => self.check_kill(&id),
-            _ => Ok(()),
-        }
-    }
-
-    fn shuts_down(&mut self) {
+    pub(super) fn shuts_down(&mut self) {
         self.is_ending = true;
         for container in self.containers.values_mut() {
             let due = self.now + SHUTDOWN_GRACE;
             container.due = Some(container.due.map_or(due, |earlier| earlier.min(due)));
         }
-    }
-
-    /// A KILL arrives: it bounds the time to the SIGKILL, from the first one on.
-    fn is_to_be_killed(&mut self, kill: &Kill) -> String {
-        let id = &kill.task_id.value;
-        if let Some(container) = self
-            .containers
-            .get_mut(id)
-            .filter(|container| !container.has_ended)
-        {
-            self.kills += 1;
-            let policy = kill
-                .kill_policy
-                .as_ref()
-                .and_then(|policy| policy.grace_period.as_ref());
-            let grace = policy.map(DurationInfo::to_duration).or(container.grace);
-            let since = container.terminated.unwrap_or(self.now);
-            let due = since + grace.unwrap_or(Duration::from_secs(3));
-            container.due = Some(container.due.map_or(due, |earlier| earlier.min(due)));
-        }
-        id.clone()
-    }
-
-    /// What was killed must have SIGTERM by now.
-    fn check_kill(&self, id: &str) -> Result<(), String> {
-        match self.containers.get(id) {
-            Some(container) if !container.has_ended && container.terminated.is_none() => {
-                Err(format!("the kill of {id} was ignored"))
-            }
-            _ => self.check_due(),
-        }
-    }
-
-    fn check_due(&self) -> Result<(), String> {
-        for (id, container) in &self.containers {
-            let is_due = container.due.is_some_and(|due| due <= self.now);
-            if is_due && !container.has_ended && !container.is_destroyed {
-                return Err(format!(
-                    "{id} is past its grace period and was not destroyed"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn container_event(&mut self) -> Result<(), String> {
-        let live: Vec<_> = self
-            .containers
-            .iter()
-            .filter(|(_, c)| !c.has_ended)
-            .map(|(id, _)| id.clone())
-            .collect();
-        if live.is_empty() {
-            return Ok(());
-        }
-        let key = live[self.random.below(live.len() as u64) as usize].clone();
-        let Some(container) = self.containers.get_mut(&key) else {
-            return Ok(());
-        };
-        let is_killed = container.terminated.is_some();
-        let event = if !container.is_running
-            && (container.is_destroyed || (is_killed && self.random.one_in(2)))
-        {
-            ContainerEvent::Aborted
-        } else if !container.is_running && self.random.one_in(6) {
-            ContainerEvent::LaunchFailed {
-                message: "no".to_owned(),
-            }
-        } else if !container.is_running {
-            container.is_running = true;
-            ContainerEvent::Running { pid: 1 }
-        } else if container.is_destroyed {
-            ContainerEvent::Exited {
-                status: 9,
-                limit: None,
-            }
-        } else if is_killed && container.is_deaf {
-            return Ok(());
-        } else {
-            let memory = LimitEvent::Memory {
-                limit: 1,
-                peak: 1,
-                statistics: String::new(),
-            };
-            let (status, limit) = match self.random.below(6) {
-                0 => (3 << 8, None),
-                1 => (9, Some(memory)),
-                2 => (9, Some(LimitEvent::OutsideMemory { killed: 1 })),
-                3 => (0, Some(LimitEvent::OutsideMemory { killed: 1 })),
-                _ => (0, None),
-            };
-            ContainerEvent::Exited { status, limit }
-        };
-        container.has_ended = !matches!(event, ContainerEvent::Running { .. });
-        if container.has_ended {
-            container.expected = match &event {
-                _ if is_killed => vec![TaskState::Killed],
-                ContainerEvent::Exited { status: 0, .. } => vec![TaskState::Finished],
-                _ => vec![TaskState::Failed],
-            };
-        }
-        let group = container
-            .group
-            .filter(|_| container.has_ended && container.expected != [TaskState::Finished]);
-        self.feed(Event::Container { key, event })?;
-        match group {
-            Some(group) if !self.is_ending => self.check_group(group),
-            _ => Ok(()),
-        }
-    }
-
-    /// The rest of a group is killed when one of it does not finish.
-    fn check_group(&mut self, group: u64) -> Result<(), String> {
-        for (id, container) in &mut self.containers {
-            if container.group == Some(group)
-                && !container.has_ended
-                && container.terminated.is_none()
-            {
-                return Err(format!(
-                    "{id} was left alone when another of its group failed"
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn pass_time(&mut self, until: Duration) -> Result<(), String> {
@@ -511,47 +290,8 @@ impl World {
         self.check_due()
     }
 
-    /// Something between the two of them fails: what is on the way arrives in part.
-    fn break_connection(&mut self) -> Result<(), String> {
-        if self.link == Link::Open {
-            self.lose()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn lose(&mut self) -> Result<(), String> {
-        self.cut()?;
-        self.away_since.get_or_insert(self.now);
-        if self.was_subscribed && !self.checkpoint {
-            self.shuts_down();
-        }
-        self.link = Link::Idle;
-        self.feed(Event::Disconnected)
-    }
-
-    fn cut(&mut self) -> Result<(), String> {
-        let arriving = self.random.below(1 + self.calls.len() as u64);
-        for call in std::mem::take(&mut self.calls)
-            .into_iter()
-            .take(arriving as usize)
-        {
-            match (call.subscribe, call.update) {
-                (Some(subscribe), _) if self.agent.phase == Phase::Up => {
-                    self.agent.subscribe(&subscribe)?
-                }
-                (_, Some(update)) if self.agent.phase == Phase::Up => {
-                    self.agent.receive(&update.status, false)?
-                }
-                _ => (),
-            }
-        }
-        self.agent.stream = None;
-        Ok(())
-    }
-
     /// Gives the core an event and does what it says.
-    fn feed(&mut self, event: Event) -> Result<(), String> {
+    pub(super) fn feed(&mut self, event: Event) -> Result<(), String> {
         if self.is_traced {
             self.trace.push(format!("{:?} {}", self.now, told(&event)));
         }
@@ -653,100 +393,6 @@ impl World {
                     container.is_destroyed = self.bug != Bug::NoEscalation;
                 }
                 Action::Exit(status) => self.exited = Some(status),
-            }
-        }
-        Ok(())
-    }
-
-    fn sends(&mut self, mut call: Call) -> Result<(), String> {
-        if let Some(subscribe) = &mut call.subscribe {
-            for update in &subscribe.unacknowledged_updates {
-                let uuid = update.status.uuid.clone().unwrap_or_default();
-                if self.acknowledged.contains(&uuid) {
-                    return Err(format!(
-                        "{} was acknowledged and comes again",
-                        update.status.task_id.value
-                    ));
-                }
-            }
-            if self.bug == Bug::ForgottenTasks {
-                subscribe.unacknowledged_tasks.clear();
-                subscribe.unacknowledged_updates.clear();
-            }
-        }
-        let Some(update) = &call.update else {
-            self.calls.push_back(call);
-            return Ok(());
-        };
-        let status = update.status.clone();
-        self.said
-            .insert(status.uuid.clone().unwrap_or_default(), status.clone());
-        if self.bug == Bug::LostUpdate && self.random.one_in(8) {
-            return Ok(());
-        }
-        let is_terminal = TaskState::try_from(status.state).is_ok_and(TaskState::is_terminal);
-        self.calls.push_back(call.clone());
-        let again = match self.bug {
-            Bug::ResendAfterTerminal if is_terminal => self
-                .said
-                .values()
-                .find(|said| said.task_id == status.task_id)
-                .cloned(),
-            Bug::SecondTerminal if is_terminal => Some(status),
-            _ => None,
-        };
-        if let Some(mut status) = again {
-            status.uuid = Some(Bytes::from(self.random.next().to_be_bytes().repeat(2)));
-            call.update = Some(messages::Update { status });
-            self.calls.push_back(call);
-        }
-        Ok(())
-    }
-
-    /// What must hold when the core has exited.
-    fn check_end(&mut self) -> Result<(), String> {
-        for (uuid, status) in &self.said {
-            let state =
-                TaskState::try_from(status.state).map_err(|_| "a state that does not exist")?;
-            let id = &status.task_id.value;
-            if let Some(container) = self.containers.get_mut(id).filter(|_| state.is_terminal()) {
-                if !container.has_ended {
-                    return Err(format!(
-                        "{id} was reported as {state:?} while its container lived"
-                    ));
-                }
-                if !container.expected.contains(&state) {
-                    return Err(format!(
-                        "{id} was reported as {state:?}, not {:?}",
-                        container.expected
-                    ));
-                }
-                if container.reported.replace(state).is_some() {
-                    return Err(format!("{id} ended twice"));
-                }
-            }
-            let is_received = self
-                .agent
-                .tasks
-                .get(id)
-                .is_some_and(|task| task.received.contains(uuid));
-            if !is_received && !self.is_ending {
-                return Err(format!("the update of {id} to {state:?} was lost"));
-            }
-        }
-        if self.is_ending {
-            return Ok(());
-        }
-        if self.exited != Some(0) {
-            return Err(format!("the exit status is {:?}", self.exited));
-        }
-        for (id, container) in &self.containers {
-            if !container.has_ended {
-                return Err(format!("the core exited while {id} lived"));
-            }
-            let task = &self.agent.tasks[id];
-            if !task.state.is_some_and(TaskState::is_terminal) || task.is_dropped {
-                return Err(format!("{id} ended, but is {:?} at the agent", task.state));
             }
         }
         Ok(())
