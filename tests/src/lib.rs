@@ -1,1 +1,24 @@
-//! placeholder
+//! The harness of tepui's tests: a small real image, a registry, a Mesos master and agent, and a look at what is left.
+//!
+//! Every test stands on a `Ground` of its own: a directory, a cgroup parent and a name that all it starts carries, so
+//! that tests run side by side and each can prove that it left nothing behind. The cases are in `tests/tests/`.
+
+pub mod binary;
+pub mod cluster;
+pub mod ground;
+pub mod host;
+pub mod image;
+pub mod job;
+pub mod output;
+pub mod registry;
+pub mod requires;
+pub mod scheduler;
+pub mod tarball;
+pub mod wait;
+
+pub use cluster::{Cluster, Launcher};
+pub use ground::Ground;
+pub use image::Image;
+pub use job::Task;
+pub use registry::Registry;
+pub use scheduler::{Event, Scheduler};

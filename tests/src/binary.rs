@@ -1,0 +1,30 @@
+//! Where the program under test is.
+
+use std::path::{Path, PathBuf};
+
+/// The `tepui` binary: `TEPUI_BIN`, else the workspace's release build.
+///
+/// # Panics
+/// When there is none, saying how to build it.
+pub fn tepui() -> PathBuf {
+    let path = match std::env::var_os("TEPUI_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => workspace().join("target/x86_64-unknown-linux-gnu/release/tepui"),
+    };
+    assert!(
+        path.is_file(),
+        "there is no {}: build it with `scripts/cargo build --release -p tepui`, or name one with TEPUI_BIN",
+        path.display()
+    );
+    path
+}
+
+/// The top of the workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A file of this package, e.g. `mesos-testbed/up`.
+pub fn of_package(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

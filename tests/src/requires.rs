@@ -1,0 +1,130 @@
+//! What a test needs of the machine. A test that cannot run says so and counts as skipped, never as passed.
+//!
+//! With `REQUIRE_ALL=1`, as in CI, a test that skips fails, unless `skips.txt` lists it with the reason.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::image;
+
+/// Why a test cannot run here.
+pub type Requirement = Result<(), String>;
+
+/// Leaves the test, saying why, unless all its requirements are met.
+#[macro_export]
+macro_rules! requires {
+    ($($requirement:ident()),+ $(,)?) => {
+        let test = {
+            fn here() {}
+            std::any::type_name_of_val(&here)
+        };
+        if !$crate::requires::met(test, &[$($crate::requires::$requirement()),+]) {
+            return;
+        }
+    };
+}
+
+/// Whether the test goes on. `here` is the path of an item inside the test's function.
+///
+/// # Panics
+/// With `REQUIRE_ALL=1`, when it cannot and `skips.txt` does not list it.
+pub fn met(here: &str, requirements: &[Requirement]) -> bool {
+    let test = here.strip_suffix("::here").unwrap_or(here);
+    let Some(why) = requirements.iter().find_map(|r| r.as_ref().err()) else {
+        return true;
+    };
+    // Not by eprintln!: that is captured, and a skip must be seen. Nothing to do where stderr is closed.
+    let _ = writeln!(std::io::stderr(), "SKIP {test}: {why}");
+    let listed = include_str!("../skips.txt")
+        .lines()
+        .any(|l| l.split('#').next().map(str::trim) == Some(test));
+    let all = std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert!(listed || !all, "{test} was skipped: {why}");
+    false
+}
+
+fn check(met: bool, why: &str) -> Requirement {
+    if met { Ok(()) } else { Err(why.to_owned()) }
+}
+
+/// We are root.
+pub fn root() -> Requirement {
+    check(nix::unistd::geteuid().is_root(), "needs root")
+}
+
+/// The memory controller is on cgroup v1 (hybrid hosts included).
+pub fn cgroup_v1() -> Requirement {
+    check(
+        Path::new("/sys/fs/cgroup/memory").is_dir(),
+        "needs the cgroup v1 memory controller",
+    )
+}
+
+/// The freezer and cpu hierarchies, which the agent's linux launcher with cgroups/cpu uses.
+pub fn linux_launcher() -> Requirement {
+    let there = ["freezer", "cpu"]
+        .iter()
+        .all(|c| Path::new("/sys/fs/cgroup").join(c).is_dir());
+    check(there, "the agent's linux launcher needs cgroup v1")
+}
+
+/// A busybox that runs in an image without any library.
+pub fn busybox() -> Requirement {
+    let program = fs::read(image::BUSYBOX).unwrap_or_default();
+    let is_static = !program.windows(8).any(|w| w == b"ld-linux");
+    check(
+        !program.is_empty() && is_static,
+        "needs /bin/busybox of Debian's busybox-static",
+    )
+}
+
+/// docker-registry and skopeo.
+pub fn registry() -> Requirement {
+    program("docker-registry")?;
+    program("skopeo")
+}
+
+/// The Mesos test bed is built.
+pub fn mesos() -> Requirement {
+    let built = cache().join("mesos/stamp").is_file();
+    check(
+        built,
+        "needs the Mesos test bed: tests/mesos-testbed/up --build-only --apt",
+    )
+}
+
+/// The virtual machine's kernel is there.
+pub fn virtual_machine() -> Requirement {
+    program("qemu-system-x86_64")?;
+    let ready = cache().join("vm/kernel-stable/ready").is_file();
+    check(
+        ready,
+        "needs the virtual machine: tests/vm/run-in-vm --prepare",
+    )
+}
+
+/// strace.
+pub fn strace() -> Requirement {
+    program("strace")
+}
+
+fn program(name: &str) -> Requirement {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    check(found, &format!("needs the program {name}"))
+}
+
+/// Where the test bed and the virtual machine keep what they downloaded and built.
+pub fn cache() -> std::path::PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let under = || {
+        std::env::var_os("XDG_CACHE_HOME")
+            .map(Into::into)
+            .or_else(home)
+    };
+    match std::env::var_os("TEPUI_TEST_CACHE") {
+        Some(directory) => directory.into(),
+        None => under().unwrap_or_default().join("tepui-tests"),
+    }
+}
