@@ -48,7 +48,7 @@ impl Ground {
     #[allow(clippy::new_without_default)] // making one has effects
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        // The dots keep `tepui-test.1.1` from being found in `tepui-test.1.11`.
+        // The dot keeps `tepui-test-7-1.` from being found in `tepui-test-7-11.`.
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tepui-test-{}-{count}.", std::process::id());
         let directory = std::env::temp_dir().join(&name);
@@ -96,10 +96,13 @@ impl Ground {
         command
     }
 
-    /// `tepui run ARGUMENTS…` to its end.
+    /// `tepui run --rm ARGUMENTS…` to its end.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
-        output::finish(self.tepui("run").args(arguments), Duration::from_secs(60))
+        output::finish(
+            self.tepui("run").arg("--rm").args(arguments),
+            Duration::from_secs(60),
+        )
     }
 
     /// The flags for this ground's directories.

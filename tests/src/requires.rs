@@ -72,11 +72,29 @@ pub fn linux_launcher() -> Requirement {
 /// A busybox that runs in an image without any library.
 pub fn busybox() -> Requirement {
     let program = fs::read(image::BUSYBOX).unwrap_or_default();
-    let is_static = !program.windows(8).any(|w| w == b"ld-linux");
     check(
-        !program.is_empty() && is_static,
+        is_static_program(&program),
         "needs /bin/busybox of Debian's busybox-static",
     )
+}
+
+/// Whether this is a 64-bit ELF program without an interpreter (elf(5), `PT_INTERP`).
+fn is_static_program(program: &[u8]) -> bool {
+    let number = |at: usize, length: usize| -> Option<usize> {
+        let bytes = program.get(at..at + length)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+        )
+    };
+    let headers = || Some((number(32, 8)?, number(54, 2)?, number(56, 2)?));
+    let Some((start, size, count)) = headers().filter(|_| program.starts_with(b"\x7fELF\x02"))
+    else {
+        return false;
+    };
+    (0..count).all(|n| number(start + n * size, 4).is_some_and(|kind| kind != 3))
 }
 
 /// docker-registry and skopeo.

@@ -6,7 +6,7 @@ use tepui_tests::{Cluster, Event, Ground, Image, Launcher, Registry, Task, requi
 
 const FINISHED: [&str; 3] = ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"];
 
-/// Each update has a uuid, which the scheduler acknowledged, and the agent acknowledged each to the executor.
+/// The agent's update manager took each update over, and the scheduler's acknowledgement of the same uuid closed it.
 fn assert_acknowledged(cluster: &Cluster, events: &[Event], task: &str) {
     let updates = events
         .iter()
@@ -16,12 +16,18 @@ fn assert_acknowledged(cluster: &Cluster, events: &[Event], task: &str) {
     }
     let log = cluster.agent_log();
     for state in FINISHED {
-        let found = log.lines().any(|line| {
-            line.contains("Sending acknowledgement for status update")
-                && line.contains(state)
-                && line.contains(&format!("for task {task} "))
-        });
-        assert!(found, "the agent acknowledged no {state} of {task}:\n{log}");
+        let start = format!("Received task status update {state} (Status UUID: ");
+        let end = format!(") for task {task} ");
+        let uuid = log
+            .lines()
+            .find_map(|line| Some(line.split_once(&start)?.1.split_once(&end)?.0));
+        let uuid =
+            uuid.unwrap_or_else(|| panic!("the agent took over no {state} of {task}:\n{log}"));
+        let acknowledged = format!("Received task status update acknowledgement (UUID: {uuid})");
+        assert!(
+            log.contains(&acknowledged),
+            "{state} of {task} was not acknowledged:\n{log}"
+        );
     }
 }
 
