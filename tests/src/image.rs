@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
@@ -144,6 +144,33 @@ impl Image {
         let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": names}]);
         entries.push(Entry::file("manifest.json", 0o644, manifest.to_string()));
         std::fs::write(file, archive(&entries)).expect("the archive");
+    }
+
+    /// Unpacks the first layer, for programs that want a directory.
+    ///
+    /// # Panics
+    /// When tar fails.
+    pub fn write_rootfs(&self, directory: &Path) {
+        std::fs::create_dir(directory).expect("a new directory");
+        let mut tar = Command::new("tar");
+        tar.args(["-xpf", "-", "-C"])
+            .arg(directory)
+            .stdin(Stdio::piped());
+        let mut process = tar.spawn().expect("tar starts");
+        let mut input = process.stdin.take().expect("stdin is a pipe");
+        input
+            .write_all(&archive(&self.layers[0]))
+            .expect("tar reads");
+        drop(input);
+        let status = process.wait().expect("it is our child");
+        assert!(
+            status.success(),
+            "tar could not write {}",
+            directory.display()
+        );
+        for mount_point in ["proc", "sys", "dev"] {
+            std::fs::create_dir(directory.join(mount_point)).expect("not in the image");
+        }
     }
 
     fn config_file(&self, layers: &[Vec<u8>]) -> String {

@@ -127,6 +127,12 @@ pub fn strace() -> Requirement {
     program("strace")
 }
 
+/// A long run was asked for (`scripts/test --long`).
+pub fn long() -> Requirement {
+    let asked = std::env::var_os("TEPUI_TEST_LONG").is_some();
+    check(asked, "only in a long run: scripts/test --long")
+}
+
 fn program(name: &str) -> Requirement {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|directory| directory.join(name).is_file());

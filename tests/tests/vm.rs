@@ -1,0 +1,129 @@
+//! The other cgroup layouts: the test programs that look into containers, run again in a virtual machine.
+//!
+//! One boot for each layout. What the programs print goes straight through, so that their tests are counted too.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tepui_tests::{binary, output, requires};
+
+/// Programs of this package's tests, and what of them to run.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("inside", ""),
+    ("run", ""),
+    ("local", ""),
+    ("isolators", ""),
+    ("tepui_isolators", "cgroups"),
+];
+
+/// The newest build of a test program, beside this one.
+fn built(name: &str) -> Option<PathBuf> {
+    let own = std::env::current_exe().expect("procfs");
+    let directory = own.parent().expect("a file has a directory");
+    let is_it = |path: &Path| {
+        let file = path
+            .file_name()
+            .and_then(|file| file.to_str())
+            .unwrap_or_default();
+        let hash = file
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('-'));
+        hash.is_some_and(|hash| hash.chars().all(|c| c.is_ascii_hexdigit()))
+    };
+    let entries = std::fs::read_dir(directory)
+        .expect("readable")
+        .flatten()
+        .map(|entry| entry.path());
+    entries
+        .filter(|path| is_it(path))
+        .max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
+}
+
+fn in_the_machine(layout: &str, kernel: &str) {
+    let programs: Vec<(PathBuf, &str)> = PROGRAMS
+        .iter()
+        .map(|(name, filter)| {
+            let hint = "build all tests first: scripts/cargo test --workspace --no-run";
+            (
+                built(name).unwrap_or_else(|| panic!("no test program {name}; {hint}")),
+                *filter,
+            )
+        })
+        .collect();
+    let mut script = String::from("failed=0\n");
+    for (program, filter) in &programs {
+        // Each with a limit of its own: a hang must not take the others' results with it.
+        let line = format!(
+            "timeout 180 {} --test-threads=2 {filter} 2>&1 || failed=1\n",
+            program.display()
+        );
+        script.push_str(&line);
+    }
+    script.push_str("exit $failed\n");
+
+    let target = programs[0].0.parent().expect("a file has a directory");
+    let tepui = binary::tepui().canonicalize().expect("it is there");
+    let mut machine = Command::new(binary::of_package("vm/run-in-vm"));
+    machine
+        .args([
+            "--cgroup",
+            layout,
+            "--kernel",
+            kernel,
+            "--time-limit",
+            "600",
+            "--env",
+        ])
+        .arg(format!("TEPUI_BIN={}", tepui.display()))
+        .args([
+            "--env",
+            "REQUIRE_ALL",
+            "--env",
+            "RUST_BACKTRACE=0",
+            "--share",
+        ])
+        .arg(tepui.parent().expect("a file has a directory"))
+        .args(["--", "sh", "-c", &script])
+        .current_dir(target);
+    let run = output::finish(&mut machine, Duration::from_secs(900));
+    // Not by println!, which is captured: the counts inside belong to the whole.
+    let text = format!(
+        "--- in the virtual machine, cgroup {layout}, {kernel} kernel\n{}--- end\n",
+        run.stdout
+    );
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .expect("standard output is open");
+    assert_eq!(run.status, 0, "{run}");
+    assert_eq!(
+        run.stdout.matches("test result: ok. ").count(),
+        PROGRAMS.len(),
+        "{run}"
+    );
+}
+
+#[test]
+fn on_cgroup_v2() {
+    requires!(root(), virtual_machine());
+    in_the_machine("v2", "stable");
+}
+
+#[test]
+fn on_a_hybrid_host() {
+    requires!(root(), virtual_machine());
+    in_the_machine("hybrid", "stable");
+}
+
+#[test]
+fn on_cgroup_v1_alone() {
+    requires!(root(), virtual_machine(), long());
+    in_the_machine("v1", "stable");
+}
+
+#[test]
+fn on_a_newer_kernel() {
+    requires!(root(), virtual_machine(), long());
+    in_the_machine("v2", "backports");
+}
