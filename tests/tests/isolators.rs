@@ -1,5 +1,5 @@
 //! For each isolator: without its line in the plan, `observe` finds the container weaker than declared, in what this
-//! isolator answers for and in nothing else. `scripts/check` fails for an isolator that has no line here.
+//! isolator answers for and in nothing else. `scripts/check` fails for an isolator that has no test here.
 
 use std::collections::BTreeSet;
 use std::fs;
