@@ -53,11 +53,9 @@ fn over_its_memory(launcher: Launcher, script: &str) {
     let limitation = limitation(&ground, "t1");
     let resource = &limitation["resources"][0];
     assert_eq!(resource["name"], "mem", "{limitation}");
-    assert_eq!(
-        resource["scalar"]["value"].as_f64(),
-        Some(48.0),
-        "{limitation}"
-    );
+    // What was used; the kernel counts in batches, so not quite the limit.
+    let megabytes = resource["scalar"]["value"].as_f64().unwrap_or_default();
+    assert!((47.0..=48.5).contains(&megabytes), "{limitation}");
     drop(cluster);
     ground.assert_clean();
 }
