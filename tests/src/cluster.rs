@@ -75,10 +75,10 @@ impl<'a> Cluster<'a> {
         (cluster.master, cluster.agent) = (address("master"), address("agent"));
         let version: Value = serde_json::from_str(&cluster.get("/version")).expect("JSON");
         cluster.version = version["version"].as_str().expect("a version").to_owned();
-        println!(
+        output::say(&format!(
             "agent {} ({launcher:?} launcher): Mesos {}",
             cluster.agent, cluster.version
-        );
+        ));
         cluster
     }
 

@@ -1,5 +1,6 @@
 //! Running a command to its end, within a limit, with its output in hand.
 
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -52,6 +53,12 @@ impl From<Output> for Finished {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
+}
+
+/// Prints a line that is seen even when the test passes: what print! writes is captured then.
+pub fn say(line: &str) {
+    // Nothing to do where standard output is closed.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Runs `command` to its end without standard input.

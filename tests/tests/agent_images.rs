@@ -2,7 +2,7 @@
 
 use tepui_tests::job::Job;
 use tepui_tests::scheduler::{states, update};
-use tepui_tests::{Cluster, Event, Ground, Image, Launcher, Registry, Task, requires};
+use tepui_tests::{Cluster, Event, Ground, Image, Launcher, Registry, Task, output, requires};
 
 const FINISHED: [&str; 3] = ["TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"];
 
@@ -59,7 +59,10 @@ fn images_of_every_source(launcher: Launcher) {
         .map(|(id, image)| Task::new(id).image(image).shell(script))
         .collect();
     let events = cluster.run(&Job::new(&ground, &tasks));
-    println!("container {} in the agent's log", cluster.container_id());
+    output::say(&format!(
+        "container {} is in the agent's log",
+        cluster.container_id()
+    ));
     for (id, image) in &sources {
         assert_eq!(states(&events, id), FINISHED, "{image}");
         assert_acknowledged(&cluster, &events, id);

@@ -2,7 +2,7 @@
 
 use tepui_tests::job::Job;
 use tepui_tests::scheduler::{states, update};
-use tepui_tests::{Cluster, Event, Ground, Image, Launcher, Task, requires};
+use tepui_tests::{Cluster, Event, Ground, Image, Launcher, Task, output, requires};
 
 /// Seconds from the scheduler's KILL to TASK_KILLED.
 fn killed_after(events: &[Event], task: &str) -> f64 {
@@ -31,7 +31,9 @@ fn a_kill(launcher: Launcher) {
     );
     for task in ["exec", "shell"] {
         let seconds = killed_after(&events, task);
-        println!("{task}: TASK_KILLED {seconds:.3} s after KILL");
+        output::say(&format!(
+            "{task}: TASK_KILLED {seconds:.3} s after KILL ({launcher:?} launcher)"
+        ));
         assert!(seconds < 0.2, "{task} took {seconds} s");
     }
     drop(cluster);
