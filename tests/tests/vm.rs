@@ -2,7 +2,6 @@
 //!
 //! One boot for each layout. What the programs print goes straight through, so that their tests are counted too.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -66,41 +65,34 @@ fn in_the_machine(layout: &str, kernel: &str) {
     let target = programs[0].0.parent().expect("a file has a directory");
     let tepui = binary::tepui().canonicalize().expect("it is there");
     let mut machine = Command::new(binary::of_package("vm/run-in-vm"));
+    machine.args(["--cgroup", layout, "--kernel", kernel]);
     machine
-        .args([
-            "--cgroup",
-            layout,
-            "--kernel",
-            kernel,
-            "--time-limit",
-            "600",
-            "--env",
-        ])
-        .arg(format!("TEPUI_BIN={}", tepui.display()))
-        .args([
-            "--env",
-            "REQUIRE_ALL",
-            "--env",
-            "RUST_BACKTRACE=0",
-            "--share",
-        ])
-        .arg(tepui.parent().expect("a file has a directory"))
+        .args(["--time-limit", "600"])
+        .arg("--env")
+        .arg(format!("TEPUI_BIN={}", tepui.display()));
+    machine.args(["--env", "REQUIRE_ALL", "--env", "RUST_BACKTRACE=0"]);
+    machine
+        .arg("--share")
+        .arg(tepui.parent().expect("a file has a directory"));
+    machine
         .args(["--", "sh", "-c", &script])
         .current_dir(target);
     let run = output::finish(&mut machine, Duration::from_secs(900));
-    // Not by println!, which is captured: the counts inside belong to the whole.
-    let text = format!(
-        "--- in the virtual machine, cgroup {layout}, {kernel} kernel\n{}--- end\n",
-        run.stdout
-    );
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .expect("standard output is open");
-    assert_eq!(run.status, 0, "{run}");
+    // The counts inside belong to the whole.
+    let title = format!("--- in the virtual machine, cgroup {layout}, {kernel} kernel");
+    output::say(&format!("{title}\n{}--- end", run.stdout));
+    // Its output is above; repeated here, it would be counted twice.
     assert_eq!(
-        run.stdout.matches("test result: ok. ").count(),
+        run.status, 0,
+        "a test failed in the virtual machine: {}",
+        run.stderr
+    );
+    let results = run.stdout.matches("test result: ok. ").count();
+    assert_eq!(
+        results,
         PROGRAMS.len(),
-        "{run}"
+        "a test program gave no result: {}",
+        run.stderr
     );
 }
 
