@@ -16,7 +16,7 @@ use tepui::agent::messages::{
 use tepui::core::TaskProblem;
 use tepui::driver::{Error, Options, run};
 use tepui::local_agent::LocalAgent;
-use tepui::settings::{ContentType, Rootless};
+use tepui::settings::{ContentType};
 use tepui::supervise::{ContainerEvent, Containers};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -117,7 +117,6 @@ async fn a_whole_life(content_type: ContentType) {
     let environment = environment(&agent, &[]);
     let options = Options {
         content_type,
-        rootless: Rootless::Allow,
     };
     // Larger than any chunk.
     agent.send(launch(vec![7; 1 << 20]));
@@ -159,7 +158,6 @@ async fn an_agent_that_refuses_us_is_the_end() {
     let agent = LocalAgent::listen(directory.path()).unwrap();
     let options = Options {
         content_type: ContentType::Json,
-        rootless: Rootless::Allow,
     };
     for (name, value, status) in [
         ("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", "wrong", "401"),

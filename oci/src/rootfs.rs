@@ -65,7 +65,15 @@ pub fn read_file(store: &Store, image: &Image, path: impl AsRef<Path>) -> Result
 /// the user's own and supplementary ones count; with one, only that.
 pub fn resolve_user(store: &Store, image: &Image, user: &str) -> Result<Ids> {
     let table = |path: &str| read_file(store, image, path).map(Option::unwrap_or_default);
-    resolve(user, &table("etc/passwd")?, &table("etc/group")?).map_err(|rule| Error::User {
+    resolve_user_in(&table("etc/passwd")?, &table("etc/group")?, user)
+}
+
+/// As [`resolve_user`], by the content of a passwd and a group file.
+///
+/// # Errors
+/// When the files do not have the user or group, or their ids are out of range.
+pub fn resolve_user_in(passwd: &[u8], group: &[u8], user: &str) -> Result<Ids> {
+    resolve(user, passwd, group).map_err(|rule| Error::User {
         user: user.into(),
         rule,
     })
