@@ -274,6 +274,25 @@ fn what_was_enforced_is_read_back_and_the_target_runs_on() {
 }
 
 #[test]
+fn a_stopped_target_stays_stopped() {
+    use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+    if !can_read_programs() {
+        return;
+    }
+    let declared = declaration(profile(DOCKER_CAPS));
+    let mut echo = Echo::start(vec![prepared(&declared)]);
+    let pid = Pid::from_child(&echo.0);
+    kill_process(pid, Signal::STOP).unwrap();
+    waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+    let all = three(Verdict::Match, Verdict::Match, Verdict::Match);
+    assert_eq!(verdicts(&declared, &echo.target()), all);
+    let status = std::fs::read_to_string(echo.target().proc_path("status")).unwrap();
+    assert!(status.contains("State:\tT (stopped)"), "{status}");
+    kill_process(pid, Signal::CONT).unwrap();
+    assert_eq!(echo.say("on"), "on\n");
+}
+
+#[test]
 fn an_observer_that_may_not_read_the_programs_does_not_know() {
     let declared = declaration(profile(DOCKER_CAPS));
     let filter = prepared(&declared);

@@ -94,7 +94,7 @@ fn dockers_profile_is_what_it_says_on_all_three_abis() {
 fn a_capability_opens_its_calls() {
     let open = |caps, call| {
         let compiled = compile(&docker(caps)).unwrap();
-        missing_calls(&compiled.filter, &[call]).unwrap().is_empty()
+        missing_calls(&compiled.filter, &[call]).is_empty()
     };
     let admin = docker_caps() | Capability::CAP_SYS_ADMIN.bitmask();
     for call in ["mount", "clone3", "clone", "setns"] {
@@ -181,7 +181,7 @@ fn unknown_names_and_foreign_architectures_are_reported() {
 #[test]
 fn calls_that_are_not_open_are_named() {
     let filter = compile(&allow_list(&["read", "execve"])).unwrap().filter;
-    let missing = missing_calls(&filter, &["read", "capset", "execve", "no_such_call"]).unwrap();
+    let missing = missing_calls(&filter, &["read", "capset", "execve", "no_such_call"]);
     assert_eq!(missing, ["capset", "no_such_call"]);
 }
 
