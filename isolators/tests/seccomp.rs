@@ -9,8 +9,10 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxBuilder, LinuxSeccomp, SpecBuilder};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tepui_isolators::launch_info::SeccompFilter;
 use tepui_isolators::linux::seccomp::{
     Abi, Outcome, SeccompIsolator, docker_default, intervals, resolve, running_kernel,
@@ -190,18 +192,26 @@ impl Echo {
 
     fn say(&mut self, line: &str) -> String {
         writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let stdout = self.0.stdout.as_mut().unwrap();
+        let mut ready = [PollFd::new(&*stdout, PollFlags::IN)];
+        let limit = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(
+            poll(&mut ready, Some(&limit)).unwrap(),
+            1,
+            "no answer: is it stopped?"
+        );
         let mut answer = String::new();
-        BufReader::new(self.0.stdout.as_mut().unwrap())
-            .read_line(&mut answer)
-            .unwrap();
+        BufReader::new(stdout).read_line(&mut answer).unwrap();
         answer
     }
 }
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        // It ends at end-of-file; a stopped one would hang the test here, and should.
+        self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 }
@@ -286,8 +296,16 @@ fn a_stopped_target_stays_stopped() {
     waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
     let all = three(Verdict::Match, Verdict::Match, Verdict::Match);
     assert_eq!(verdicts(&declared, &echo.target()), all);
-    let status = std::fs::read_to_string(echo.target().proc_path("status")).unwrap();
-    assert!(status.contains("State:\tT (stopped)"), "{status}");
+    // On its way from the tracer's stop back into its own it counts as running. One that were let go would end in S.
+    let limit = Instant::now() + Duration::from_secs(10);
+    let is_stopped = || {
+        let status = std::fs::read_to_string(echo.target().proc_path("status")).unwrap();
+        status.contains("State:\tT (stopped)")
+    };
+    while !is_stopped() {
+        assert!(Instant::now() < limit, "it was let go");
+        std::thread::yield_now();
+    }
     kill_process(pid, Signal::CONT).unwrap();
     assert_eq!(echo.say("on"), "on\n");
 }
