@@ -16,7 +16,7 @@ use tepui::agent::messages::{
 use tepui::core::TaskProblem;
 use tepui::driver::{Error, Options, run};
 use tepui::local_agent::LocalAgent;
-use tepui::settings::{ContentType};
+use tepui::settings::ContentType;
 use tepui::supervise::{ContainerEvent, Containers};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -115,9 +115,7 @@ async fn a_whole_life(content_type: ContentType) {
     let directory = tempfile::tempdir().unwrap();
     let mut agent = LocalAgent::listen(directory.path()).unwrap();
     let environment = environment(&agent, &[]);
-    let options = Options {
-        content_type,
-    };
+    let options = Options { content_type };
     // Larger than any chunk.
     agent.send(launch(vec![7; 1 << 20]));
     let scheduler = async {

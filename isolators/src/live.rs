@@ -85,6 +85,9 @@ pub enum LiveMask {
     Open,
 }
 
+/// One instruction of classic BPF: `code`, `jt`, `jf`, `k`.
+pub type Instruction = (u16, u8, u8, u32);
+
 /// seccomp of one thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LiveSeccomp {
@@ -93,7 +96,7 @@ pub struct LiveSeccomp {
     /// `Seccomp_filters:` of status, where the kernel shows it (5.9).
     pub filters: Option<u32>,
     /// The programs, most recently installed first, each instruction as `code jt jf k`; `None` when they could not be read.
-    pub programs: Option<Vec<Vec<(u16, u8, u8, u32)>>>,
+    pub programs: Option<Vec<Vec<Instruction>>>,
 }
 
 /// All that isolators observed of one target. `None` and empty mean: not looked at or not to be seen.

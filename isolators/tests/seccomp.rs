@@ -40,6 +40,7 @@ fn declaration(seccomp: LinuxSeccomp) -> Declaration {
             nested: BTreeMap::new(),
         },
         init: false,
+        executable: None,
     }
 }
 

@@ -59,12 +59,6 @@ pub enum Error {
         /// Names, comma separated.
         calls: String,
     },
-    /// A seccomp program that cannot be understood.
-    #[error("the seccomp program cannot be checked: {reason}")]
-    Profile {
-        /// Why.
-        reason: String,
-    },
     /// The kernel refused the clone.
     #[error("could not clone the container's process")]
     Clone {

@@ -332,12 +332,7 @@ fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
     } else {
         &LATE[..]
     });
-    let missing =
-        tepui_isolators::linux::seccomp::missing_calls(filter, &needed).map_err(|fault| {
-            Error::Profile {
-                reason: fault.to_string(),
-            }
-        })?;
+    let missing = tepui_isolators::linux::seccomp::missing_calls(filter, &needed);
     match missing.is_empty() {
         true => Ok(()),
         false => Err(Error::ProfileTooStrict {

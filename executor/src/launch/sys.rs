@@ -81,10 +81,11 @@ pub fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     let size = size_of::<CloneArguments>();
     match system_call!("own struct", libc::SYS_clone3, &raw mut arguments, size)? {
         0 => Ok(Cloned::Child),
-        // SAFETY: the kernel stored a new descriptor that nobody else owns.
-        _ => Ok(Cloned::Parent {
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        }),
+        _ => {
+            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pidfd })
+        }
     }
 }
 

@@ -101,11 +101,10 @@ mod tests {
     }
 
     fn image(entrypoint: &str, cmd: &str) -> ImageConfig {
-        ImageConfig {
-            entrypoint: strings(entrypoint),
-            cmd: strings(cmd),
-            ..ImageConfig::default()
-        }
+        let mut config = ImageConfig::default();
+        config.entrypoint = strings(entrypoint);
+        config.cmd = strings(cmd);
+        config
     }
 
     #[test]

@@ -254,11 +254,12 @@ impl Containers for Supervisor {
                 return event;
             }
             tokio::select! {
-                Some(joined) = self.preparing.join_next() => match joined {
-                    Ok((number, result)) => self.prepared(number, result),
-                    // Aborted; its event is out already. A panic ends the process by itself.
-                    Err(_) => {}
-                },
+                Some(joined) = self.preparing.join_next() => {
+                    // An error is one that was aborted; its event is out already. A panic ends the process by itself.
+                    if let Ok((number, result)) = joined {
+                        self.prepared(number, result);
+                    }
+                }
                 readable = self.launcher.readable() => {
                     match readable {
                         Ok(mut guard) => {
