@@ -104,6 +104,7 @@ where
     fn link_event(&mut self, event: LinkEvent) -> Result<Event, Error> {
         Ok(match event {
             LinkEvent::Connected => Event::Connected,
+            LinkEvent::Accepted(uuid) => Event::UpdateAccepted(uuid),
             LinkEvent::Disconnected(error) => {
                 if self.subscribed.is_none() && error.is_refusal() {
                     return Err(Error::Refused(error));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -23,6 +24,8 @@ pub enum LinkEvent {
     Connected,
     /// The agent is gone, or not there, or does not want our SUBSCRIBE. The link stays down until `connect`.
     Disconnected(Error),
+    /// The agent accepted the update with this uuid.
+    Accepted(Bytes),
     /// The agent did not accept a call.
     Rejected(Error),
     /// From the agent.
@@ -170,6 +173,9 @@ async fn make_calls(client: Arc<Client>, mut queue: mpsc::UnboundedReceiver<Call
         if let Err(error) = make_call(&client, &mut connection, &call).await {
             report.send(LinkEvent::Rejected(error)).await;
             return;
+        }
+        if let Some(uuid) = call.update.and_then(|update| update.status.uuid) {
+            report.send(LinkEvent::Accepted(uuid)).await;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Core, START_TIMEOUT};
+use super::{ACKNOWLEDGEMENT_TIMEOUT, Action, Core, START_TIMEOUT};
 use crate::agent::messages::{
     Acknowledged, Call, CallType, ExecutorId, FrameworkId, Subscribe, TaskStatus, Update,
 };
@@ -24,8 +24,16 @@ pub(super) struct Pending {
     status: TaskStatus,
     /// Of the launch that it belongs to: a framework may use the id of an ended task again.
     launch: u64,
-    /// On the present connection.
-    is_sent: bool,
+    delivery: Delivery,
+}
+
+/// How far an update has come on the present connection, which began with all of them in its SUBSCRIBE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Waiting,
+    Sent,
+    /// The agent has it, and will acknowledge it unless it no longer knows the task.
+    Accepted,
 }
 
 impl Core {
@@ -44,7 +52,7 @@ impl Core {
                 .collect(),
         };
         for update in &mut self.updates {
-            update.is_sent = true;
+            update.delivery = Delivery::Sent;
         }
         let call = Call {
             subscribe: Some(subscribe),
@@ -56,12 +64,20 @@ impl Core {
     pub(super) fn subscribed(&mut self, actions: &mut Vec<Action>) {
         self.connection = Connection::Subscribed;
         self.was_subscribed = true;
+        for update in self
+            .updates
+            .iter_mut()
+            .filter(|update| update.delivery == Delivery::Sent)
+        {
+            update.delivery = Delivery::Accepted;
+        }
+        self.idle_since = None;
         self.send_updates(actions);
     }
 
     /// Without checkpointing the agent will not know us again, so this is the end.
     pub(super) fn disconnected(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        self.lose_connection();
+        self.connection = Connection::Away;
         if self.was_subscribed && self.checkpoint.is_none() {
             tracing::error!(
                 "the connection to the agent is gone and there is no checkpointing: ending"
@@ -76,15 +92,8 @@ impl Core {
     /// Starts over with an agent that is there, on new connections.
     pub(super) fn resubscribe(&mut self, actions: &mut Vec<Action>) {
         if self.connection != Connection::Away {
-            self.lose_connection();
+            self.connection = Connection::Away;
             actions.push(Action::Connect);
-        }
-    }
-
-    fn lose_connection(&mut self) {
-        self.connection = Connection::Away;
-        for update in &mut self.updates {
-            update.is_sent = false;
         }
     }
 
@@ -99,7 +108,7 @@ impl Core {
         self.updates.push(Pending {
             status,
             launch,
-            is_sent: false,
+            delivery: Delivery::Waiting,
         });
         if self.connection == Connection::Subscribed {
             self.send_updates(actions);
@@ -108,8 +117,9 @@ impl Core {
 
     fn send_updates(&mut self, actions: &mut Vec<Action>) {
         let call = self.call(CallType::Update);
-        for update in self.updates.iter_mut().filter(|update| !update.is_sent) {
-            update.is_sent = true;
+        let is_waiting = |update: &&mut Pending| update.delivery == Delivery::Waiting;
+        for update in self.updates.iter_mut().filter(is_waiting) {
+            update.delivery = Delivery::Sent;
             let update = Some(Update {
                 status: update.status.clone(),
             });
@@ -117,6 +127,27 @@ impl Core {
                 update,
                 ..call.clone()
             })));
+        }
+    }
+
+    pub(super) fn accepted(&mut self, uuid: &[u8]) {
+        let is_it = |update: &&mut Pending| update.status.uuid.as_deref() == Some(uuid);
+        if let Some(update) = self.updates.iter_mut().find(is_it) {
+            update.delivery = Delivery::Accepted;
+            self.idle_since = None;
+        }
+    }
+
+    /// How long to wait when only acknowledgements are missing. Where the agent has not even accepted an update, it
+    /// would be lost with us: as long as for an agent that is away.
+    pub(super) fn idle_patience(&self) -> Duration {
+        match self
+            .updates
+            .iter()
+            .all(|update| update.delivery == Delivery::Accepted)
+        {
+            true => ACKNOWLEDGEMENT_TIMEOUT,
+            false => self.patience(),
         }
     }
 

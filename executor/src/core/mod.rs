@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::agent::Environment;
 use crate::agent::environment::Checkpoint;
 use crate::agent::messages::{self, Call, EventType, FrameworkCapabilityType, Reason, TaskInfo};
@@ -39,6 +41,8 @@ pub enum Event {
     Connected,
     /// The connection is gone, or could not be made.
     Disconnected,
+    /// The agent accepted the update with this uuid.
+    UpdateAccepted(Bytes),
     /// The agent did not accept an update.
     UpdateRejected,
     /// From the agent.
@@ -176,6 +180,7 @@ impl Core {
         match event {
             Event::Connected => self.connected(&mut actions),
             Event::Disconnected => self.disconnected(now, &mut actions),
+            Event::UpdateAccepted(uuid) => self.accepted(&uuid),
             Event::UpdateRejected => self.resubscribe(&mut actions),
             Event::Agent(event) => self.agent(now, *event, &mut actions),
             Event::Refused { key, problem } => self.refused(now, &key, problem, &mut actions),
@@ -191,7 +196,7 @@ impl Core {
     /// When the next `Tick` is due.
     pub fn deadline(&self) -> Option<Duration> {
         let kills = self.tasks.values().filter_map(Task::deadline);
-        let idle = self.idle_since.map(|since| since + ACKNOWLEDGEMENT_TIMEOUT);
+        let idle = self.idle_since.map(|since| since + self.idle_patience());
         kills
             .chain(self.recovery_deadline)
             .chain(self.shutdown_deadline)
@@ -294,7 +299,7 @@ impl Core {
             // While the agent is away the recovery timeout is the bound.
             if self.connection != Connection::Subscribed {
                 self.idle_since = None;
-            } else if *self.idle_since.get_or_insert(now) + ACKNOWLEDGEMENT_TIMEOUT <= now {
+            } else if *self.idle_since.get_or_insert(now) + self.idle_patience() <= now {
                 tracing::warn!(
                     "the agent acknowledges no more, updates left: {}",
                     self.updates.len()

@@ -228,21 +228,11 @@ impl Core {
         }
     }
 
-    /// Kills what is left of a group. The group's number is taken from its members, so the kills themselves, when they
-    /// end as TASK_KILLED, start nothing anew.
+    /// Kills what is left of a group. Those that are being killed already are left to that.
     fn fail_group(&mut self, now: Duration, group: u64, actions: &mut Vec<Action>) {
-        let mut others = Vec::new();
-        for (key, task) in self
-            .tasks
-            .iter_mut()
-            .filter(|(_, task)| task.group == Some(group))
-        {
-            task.group = None;
-            if task.killing.is_none() {
-                others.push(key.clone());
-            }
-        }
-        for key in others {
+        let is_left = |task: &Task| task.group == Some(group) && task.killing.is_none();
+        let others = self.tasks.iter().filter(|(_, task)| is_left(task));
+        for key in others.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.kill(now, &key, now + DEFAULT_GRACE, actions);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tepui_isolators::LimitEvent;
 
-use super::world::World;
+use super::world::{RECOVERY_TIMEOUT, World};
 use crate::agent::messages::{DurationInfo, Kill, TaskState};
 use crate::core::Event;
 use crate::supervise::ContainerEvent;
@@ -13,6 +13,8 @@ use crate::supervise::ContainerEvent;
 pub(super) struct Container {
     pub is_running: bool,
     pub has_ended: bool,
+    /// It was killed before it ran: nobody is to hear that it runs.
+    pub is_silent: bool,
     /// It ignores SIGTERM.
     pub is_deaf: bool,
     pub terminated: Option<Duration>,
@@ -95,6 +97,7 @@ impl World {
             }
         } else if !container.is_running {
             container.is_running = true;
+            container.is_silent = is_killed;
             ContainerEvent::Running { pid: 1 }
         } else if container.is_destroyed {
             ContainerEvent::Exited {
@@ -120,6 +123,7 @@ impl World {
         };
         container.has_ended = !matches!(event, ContainerEvent::Running { .. });
         if container.has_ended {
+            self.ended = self.now;
             container.expected = match &event {
                 _ if is_killed => vec![TaskState::Killed],
                 ContainerEvent::Exited { status: 0, .. } => vec![TaskState::Finished],
@@ -153,6 +157,13 @@ impl World {
 
     /// What must hold when the core has exited.
     pub(super) fn check_end(&mut self) -> Result<(), String> {
+        // An agent that takes no updates for this long is as good as gone.
+        let patience = if self.checkpoint {
+            RECOVERY_TIMEOUT
+        } else {
+            Duration::from_secs(60)
+        };
+        self.is_ending |= self.now >= self.ended + patience;
         for (uuid, status) in &self.said {
             let state =
                 TaskState::try_from(status.state).map_err(|_| "a state that does not exist")?;
@@ -172,6 +183,13 @@ impl World {
                 if container.reported.replace(state).is_some() {
                     return Err(format!("{id} ended twice"));
                 }
+            }
+            let is_silent = self
+                .containers
+                .get(id)
+                .is_some_and(|container| container.is_silent);
+            if state == TaskState::Running && is_silent {
+                return Err(format!("{id} was reported as running after it was killed"));
             }
             let is_received = self
                 .agent

@@ -53,7 +53,8 @@ impl World {
                 }
                 self.calls.pop_front();
                 let withhold = may_fail && self.random.one_in(30);
-                self.agent.receive(&status, withhold)
+                self.agent.receive(&status, withhold)?;
+                self.feed(Event::UpdateAccepted(status.uuid.unwrap_or_default()))
             }
         }
     }
@@ -77,6 +78,7 @@ impl World {
         }
         if event.subscribed.is_some() {
             self.was_subscribed = true;
+            self.is_subscribed = true;
         }
         let killed = event.kill.as_ref().map(|kill| self.is_to_be_killed(kill));
         if event.r#type == Some(EventType::Shutdown.into()) {
@@ -133,11 +135,29 @@ impl World {
     pub(super) fn sends(&mut self, mut call: Call) -> Result<(), String> {
         if let Some(subscribe) = &mut call.subscribe {
             for update in &subscribe.unacknowledged_updates {
+                let said = update.status.clone();
+                self.said
+                    .insert(said.uuid.clone().unwrap_or_default(), said);
                 let uuid = update.status.uuid.clone().unwrap_or_default();
                 if self.acknowledged.contains(&uuid) {
                     return Err(format!(
                         "{} was acknowledged and comes again",
                         update.status.task_id.value
+                    ));
+                }
+            }
+            self.is_subscribed = false;
+            for id in self.containers.keys() {
+                let is_known = self.said.iter().any(|(uuid, status)| {
+                    status.task_id.value == *id && self.acknowledged.contains(uuid)
+                });
+                let is_listed = subscribe
+                    .unacknowledged_tasks
+                    .iter()
+                    .any(|task| task.task_id.value == *id);
+                if is_known == is_listed {
+                    return Err(format!(
+                        "{id}: acknowledged {is_known}, among the unacknowledged {is_listed}"
                     ));
                 }
             }
@@ -151,6 +171,9 @@ impl World {
             return Ok(());
         };
         let status = update.status.clone();
+        if !self.is_subscribed {
+            return Err("an update before SUBSCRIBED".to_owned());
+        }
         self.said
             .insert(status.uuid.clone().unwrap_or_default(), status.clone());
         if self.bug == Bug::LostUpdate && self.random.one_in(8) {

@@ -45,6 +45,10 @@ pub struct World {
     pub(super) said: BTreeMap<Bytes, TaskStatus>,
     pub(super) checkpoint: bool,
     pub(super) was_subscribed: bool,
+    /// SUBSCRIBED has come on the present connection.
+    pub(super) is_subscribed: bool,
+    /// When a container ended last.
+    pub(super) ended: Duration,
     pub(super) away_since: Option<Duration>,
     /// Everything is to end: what is not reported is the agent's business.
     pub(super) is_ending: bool,
@@ -56,7 +60,7 @@ pub struct World {
     pub trace: Vec<String>,
 }
 
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(40);
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(100);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 impl World {
@@ -82,6 +86,8 @@ impl World {
             said: BTreeMap::new(),
             checkpoint,
             was_subscribed: false,
+            is_subscribed: false,
+            ended: Duration::ZERO,
             away_since: None,
             is_ending: false,
             exited: None,
@@ -121,7 +127,12 @@ impl World {
             35..56 => self.deliver_event()?,
             56..76 => self.container_event()?,
             76..84 => {
-                let step = Duration::from_millis(1 + self.random.below(3000));
+                let longest = if self.random.one_in(10) {
+                    100_000
+                } else {
+                    3000
+                };
+                let step = Duration::from_millis(1 + self.random.below(longest));
                 self.pass_time(self.now + step)?;
             }
             84..88 => self.break_connection()?,
