@@ -286,6 +286,7 @@ impl Core {
         }
         let all_ended = self.tasks.values().all(Task::is_terminal);
         if let Some(deadline) = self.shutdown_deadline {
+            self.idle_since = None; // the deadline is nearer
             let nobody_listens = self.connection == Connection::Away && self.checkpoint.is_none();
             if all_ended && (self.updates.is_empty() || nobody_listens) {
                 self.exit(0, actions);
