@@ -62,6 +62,7 @@ pub async fn run<C: Containers>(
         containers,
         prepare,
         subscribed: None,
+        is_away: false,
     };
     let actions = driver.core.start(Duration::ZERO);
     driver.perform(actions);
@@ -80,6 +81,8 @@ struct Driver<C, P> {
     containers: C,
     prepare: P,
     subscribed: Option<Box<Subscribed>>,
+    /// Since the last SUBSCRIBED.
+    is_away: bool,
 }
 
 impl<C: Containers, P> Driver<C, P>
@@ -109,7 +112,12 @@ where
                 if self.subscribed.is_none() && error.is_refusal() {
                     return Err(Error::Refused(error));
                 }
-                tracing::info!(error = report::chain(&error), "not connected to the agent");
+                // One line for an absence; an attempt every quarter second would fill the sandbox.
+                if std::mem::replace(&mut self.is_away, true) {
+                    tracing::debug!(error = report::chain(&error), "still not connected to the agent");
+                } else {
+                    tracing::info!(error = report::chain(&error), "not connected to the agent");
+                }
                 Event::Disconnected
             }
             LinkEvent::Rejected(error) => {
@@ -121,6 +129,7 @@ where
             }
             LinkEvent::Event(mut event) => {
                 if let Some(subscribed) = event.subscribed.take() {
+                    self.is_away = false;
                     // The core wants the framework's capabilities only.
                     let framework_info = subscribed.framework_info.clone();
                     event.subscribed = Some(Subscribed {
