@@ -372,17 +372,18 @@ impl Client {
     fn error(&self, failure: Failure) -> Error {
         match failure {
             Failure::Refused(what, rule) => Error::Refused { what, rule },
-            Failure::Unanswered(Unanswered {
-                action,
-                target,
-                source,
-                ..
-            }) => Error::Connection {
-                image: self.image.clone(),
-                action,
-                target,
-                source,
-            },
+            Failure::Unanswered(error) => {
+                let source = match error.is_not_tls() {
+                    true => "it does not speak TLS; plain HTTP is only for 127.0.0.0/8, ::1 and localhost".into(),
+                    false => error.source,
+                };
+                Error::Connection {
+                    image: self.image.clone(),
+                    action: error.action,
+                    target: error.target,
+                    source,
+                }
+            }
         }
     }
 }

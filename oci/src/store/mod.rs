@@ -181,7 +181,8 @@ impl Store {
         self.write("images", &file, &text.map_err(Error::file("write", &file))?)
     }
 
-    /// Writes a small document so that it is there whole or not at all.
+    /// Writes a small document so that readers see it whole or not at all. Not synced: after a crash of the machine a
+    /// damaged one counts as absent, and the records of layers are synced with the layers.
     pub(crate) fn write(&self, kind: &str, name: &str, bytes: &[u8]) -> Result<()> {
         let _lock = Lock::wait(self, DOCUMENTS)?;
         // One name for all, under the lock: a killed writer leaves at most one such file, which the next one reuses.
@@ -191,7 +192,6 @@ impl Store {
             let mut file = File::create(&temporary)?;
             file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
             file.write_all(bytes)?;
-            file.sync_all()?;
             std::fs::rename(&temporary, &path)
         };
         write().map_err(Error::file("write", &path))
