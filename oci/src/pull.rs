@@ -533,3 +533,18 @@ async fn download(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Callers may run pulls on runtimes with many threads.
+    #[test]
+    fn a_pull_can_move_between_threads() {
+        fn is_send<T: Send>(
+            _: impl Fn(&'static Store, &'static ImageReference, &'static PullOptions) -> T,
+        ) {
+        }
+        is_send(pull);
+    }
+}

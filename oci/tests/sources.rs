@@ -361,7 +361,7 @@ fn the_store_is_closed_to_others_and_cleans_up_after_the_killed() {
     std::fs::create_dir_all(unfinished.join("deep/er")).unwrap();
     // While somebody holds its lock, it is somebody's.
     let lock = std::fs::File::create(store.join("locks").join(&name)).unwrap();
-    lock.lock().unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     Store::open(&store).unwrap();
     assert!(unfinished.exists());
     drop(lock);

@@ -3,6 +3,7 @@
 mod decompress;
 mod metadata;
 mod name;
+mod remove;
 mod tree;
 pub(crate) mod view;
 
@@ -15,7 +16,7 @@ use crate::digest::{Digest, HashingReader};
 use crate::tar::{Entry, Reader, TarError};
 pub(crate) use decompress::Decoder;
 use name::Name;
-pub(crate) use tree::remove_tree;
+pub(crate) use remove::remove_tree;
 use tree::{Fault, Tree};
 use view::View;
 

@@ -12,7 +12,6 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -23,6 +22,7 @@ use rustix::io::Errno;
 
 use super::metadata::{Metadata, clear_xattrs};
 use super::name::{PATH_LIMIT, Parts, parts};
+use super::remove::remove_tree;
 use super::view::{
     Found, LINK_LIMIT, OPAQUE_ATTRIBUTE, View, follow, is_whiteout, join, open_beneath,
 };
@@ -606,45 +606,4 @@ fn copy(from: OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let mut from = std::fs::File::from(from);
     let mut to = std::fs::File::from(to.try_clone()?);
     io::copy(&mut from, &mut to).map(drop)
-}
-
-/// Removes a directory and all below it, links not followed, at most two handles open however deep it is.
-pub(crate) fn remove_tree(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
-    let parent = parent.as_fd();
-    let mut todo: Vec<Parts> = vec![vec![name.into()]];
-    while let Some(path) = todo.last().cloned() {
-        let handle = open_beneath(
-            parent,
-            &join(&path),
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
-        )?;
-        let before = todo.len();
-        for entry in rustix::fs::Dir::read_from(&handle)? {
-            let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if matches!(name.as_encoded_bytes(), b"." | b"..") {
-                continue;
-            }
-            match unlinkat(&handle, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => {
-                    let mut child = path.clone();
-                    child.push(name.into());
-                    todo.push(child);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if todo.len() == before {
-            let (name, above) = path.split_last().ok_or(Errno::INVAL)?;
-            let above = open_beneath(
-                parent,
-                &join(above),
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
-            )?;
-            unlinkat(&above, name.as_os_str(), AtFlags::REMOVEDIR)?;
-            todo.pop();
-        }
-    }
-    Ok(())
 }
