@@ -67,7 +67,7 @@ fn images_of_every_source(launcher: Launcher) {
         assert_eq!(states(&events, id), FINISHED, "{image}");
         assert_acknowledged(&cluster, &events, id);
     }
-    drop(cluster);
+    drop((cluster, registry));
     ground.assert_clean();
 }
 
@@ -102,7 +102,7 @@ fn an_unknown_image_fails_with_its_name_and_the_registrys_answer() {
         message.contains("404") && message.to_lowercase().contains("manifest unknown"),
         "{message}"
     );
-    drop(cluster);
+    drop((cluster, registry));
     ground.assert_clean();
 }
 

@@ -110,7 +110,10 @@ fn a_process_in_a_cgroup_below_is_the_victim() {
     let below = std::path::PathBuf::from(format!("/sys/fs/cgroup/memory{path}/below"));
     std::fs::create_dir(&below).expect("a cgroup");
     for process in processes.iter().filter(member) {
-        std::fs::write(below.join("cgroup.procs"), process.pid.to_string()).expect("moved");
+        let moved = std::fs::write(below.join("cgroup.procs"), process.pid.to_string());
+        // ESRCH: the shell's usleep of a moment ago has ended.
+        let has_ended = |error: &std::io::Error| error.raw_os_error() == Some(nix::libc::ESRCH);
+        assert!(moved.as_ref().err().is_none_or(has_ended), "{moved:?}");
     }
     for sandbox in cluster.sandboxes() {
         std::fs::write(sandbox.join("go"), "").expect("the sandbox");

@@ -19,7 +19,7 @@ fn the_exit_status_is_the_workloads() {
     let status = |command: &[&str]| ground.run(&[&[image.as_str()], command].concat()).status;
     assert_eq!(status(&["true"]), 0);
     assert_eq!(status(&["sh", "-c", "exit 3"]), 3);
-    assert_eq!(status(&["sh", "-c", "sh -c 'kill -KILL $$'"]), 137);
+    assert_eq!(status(&["sh", "-c", "sh -c 'kill -KILL $$'; exit $?"]), 137);
     assert_eq!(status(&["/no/such/program"]), 127);
     assert_eq!(status(&["/etc/passwd"]), 126);
     ground.assert_clean();
