@@ -137,6 +137,10 @@ impl Ground {
                 continue;
             };
             self.remember_namespaces(pid);
+            // Its parent is the launcher, whose outer pid namespace must go too.
+            if let Some(process) = Process::read(pid) {
+                self.remember_namespaces(process.parent);
+            }
             found.push(Container {
                 id: id.to_owned(),
                 pid,

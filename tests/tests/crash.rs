@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use tepui_tests::ground::Container;
 use tepui_tests::host::{self, Process};
 use tepui_tests::job::Job;
 use tepui_tests::tarball::Entry;
@@ -22,19 +23,24 @@ enum Victim {
     Both,
 }
 
-/// The launcher is process 1 of a pid namespace directly below ours; the executor is its parent.
-fn executor_and_launcher(ground: &Ground) -> (Process, Process) {
-    let depth = Process::read(1).expect("process 1").nspid.len();
-    let is_launcher =
-        |process: &Process| process.nspid.len() == depth + 1 && process.nspid[depth] == 1;
-    let launcher = ground
-        .processes()
-        .into_iter()
-        .find(is_launcher)
-        .expect("a launcher");
-    let executor = Process::read(launcher.parent).expect("the launcher's parent");
+/// The launcher is the parent of the container's first process and process 1 of a pid namespace directly below ours;
+/// the executor is its parent.
+fn executor_and_launcher(container: &Container) -> (Process, Process) {
+    let parent = |process: &Process| Process::read(process.parent).expect("a parent");
+    let first = Process::read(container.pid).expect("the container's first process");
+    let launcher = parent(&first);
+    let executor = parent(&launcher);
+    let depth = executor.nspid.len();
+    assert_eq!(
+        launcher.nspid.get(depth..),
+        Some([1].as_slice()),
+        "{launcher:?}"
+    );
     assert!(
-        executor.arguments.iter().any(|a| a == "executor"),
+        executor
+            .arguments
+            .iter()
+            .any(|argument| argument == "executor"),
         "{executor:?}"
     );
     (executor, launcher)
@@ -57,7 +63,7 @@ fn crash(victim: Victim) {
             .contains("escaped")
             .then_some(())
     });
-    ground.container();
+    let container = ground.container();
     let marked = || -> Vec<Process> {
         let is_marked = |process: &Process| process.arguments.contains(&mark);
         host::processes().into_iter().filter(is_marked).collect()
@@ -73,7 +79,7 @@ fn crash(victim: Victim) {
         marked()
     );
 
-    let (executor, launcher) = executor_and_launcher(&ground);
+    let (executor, launcher) = executor_and_launcher(&container);
     let victims = match victim {
         Victim::Executor => vec![&executor],
         Victim::Launcher => vec![&launcher],
