@@ -114,7 +114,10 @@ where
                 }
                 // One line for an absence; an attempt every quarter second would fill the sandbox.
                 if std::mem::replace(&mut self.is_away, true) {
-                    tracing::debug!(error = report::chain(&error), "still not connected to the agent");
+                    tracing::debug!(
+                        error = report::chain(&error),
+                        "still not connected to the agent"
+                    );
                 } else {
                     tracing::info!(error = report::chain(&error), "not connected to the agent");
                 }

@@ -57,7 +57,8 @@ impl Isolator for LinuxFilesystem {
         };
         // Last, when nothing can be refused any more.
         if let RootFilesystem::Overlay(overlay) = &declaration.rootfs {
-            writable::make(&overlay.writable)?;
+            let topmost = overlay.lower.first().map(|name| overlay.layers.join(name));
+            writable::make(&overlay.writable, topmost.as_deref())?;
         }
         Ok(ContainerLaunchInfo {
             namespaces: vec![kind],

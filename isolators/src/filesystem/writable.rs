@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use rustix::fs::{
@@ -23,11 +23,12 @@ pub const UPPER: &str = "upper";
 /// overlayfs' own directory beside it.
 pub const WORK: &str = "work";
 
-/// Makes `upper` and `work` in `directory`, which is made too.
+/// Makes `upper` and `work` in `directory`, which is made too. The container's root shows owner and mode of `upper`, so
+/// they are those of the topmost layer's root.
 ///
 /// # Errors
 /// When one of the two is there already: it has the files of another container.
-pub fn make(directory: &Path) -> Result<()> {
+pub fn make(directory: &Path, topmost: Option<&Path>) -> Result<()> {
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| Error::file(action, path, source)
@@ -37,7 +38,7 @@ pub fn make(directory: &Path) -> Result<()> {
         .mode(0o700)
         .create(directory)
         .map_err(failed("make the directory", directory))?;
-    // The root of the container shows the mode of `upper`, whatever our umask is.
+    // Set after it is made, whatever our umask is.
     for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
         let path = directory.join(name);
         DirBuilder::new()
@@ -46,6 +47,15 @@ pub fn make(directory: &Path) -> Result<()> {
             .map_err(failed("make a new writable layer", &path))?;
         fs::set_permissions(&path, Permissions::from_mode(mode))
             .map_err(failed("set the mode of", &path))?;
+    }
+    if let Some(layer) = topmost {
+        let root = fs::metadata(layer).map_err(failed("look at the layer", layer))?;
+        let upper = directory.join(UPPER);
+        // First the owner: a change of it would clear the setgid bit.
+        chown(&upper, Some(root.uid()), Some(root.gid()))
+            .map_err(failed("set the owner of", &upper))?;
+        let mode = Permissions::from_mode(root.mode() & 0o7777);
+        fs::set_permissions(&upper, mode).map_err(failed("set the mode of", &upper))?;
     }
     Ok(())
 }
@@ -156,7 +166,7 @@ mod tests {
         fs::write(outside.path().join("precious"), "x").unwrap();
         let store = tempfile::tempdir().unwrap();
         let writable = store.path().join("web.1");
-        make(&writable).unwrap();
+        make(&writable, None).unwrap();
         let mode = |name: &str| {
             let metadata = fs::metadata(writable.join(name)).unwrap();
             metadata.permissions().mode() & 0o7777
@@ -189,17 +199,17 @@ mod tests {
         let store = tempfile::tempdir().unwrap();
         let writable = store.path().join("web.1");
         fs::create_dir_all(writable.join(UPPER)).unwrap();
-        let error = make(&writable).unwrap_err().to_string();
+        let error = make(&writable, None).unwrap_err().to_string();
         assert!(error.contains("upper"), "{error}");
         remove(&writable).unwrap();
-        make(&writable).unwrap();
+        make(&writable, None).unwrap();
     }
 
     #[test]
     fn a_tree_deeper_than_the_longest_path_is_removed() {
         let store = tempfile::tempdir().unwrap();
         let writable = store.path().join("web.1");
-        make(&writable).unwrap();
+        make(&writable, None).unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut at = openat(CWD, writable.join(UPPER), flags, Mode::empty()).unwrap();
         for _ in 0..5000 {
