@@ -215,12 +215,12 @@ mod tests {
         Declaration {
             spec: serde_json::from_value(spec).unwrap(),
             rootfs: RootFilesystem::Overlay(Overlay {
-                layers: "/nowhere".into(),
-                lower: vec!["a".to_owned()],
+                layers: writable.parent().unwrap().to_owned(),
+                lower: vec![".".to_owned()],
                 writable: writable.to_owned(),
             }),
             cgroups: CgroupPlacement {
-                parent: "/tepui".into(),
+                parent: "/tepui-test-registry".into(),
                 nested: Default::default(),
             },
             init: false,
