@@ -106,6 +106,8 @@ pub struct Live {
     pub namespaces: BTreeMap<String, LiveNamespace>,
     /// Whether its `/proc` shows the pids of the observer's pid namespace (or of one above it), and not only its own.
     pub proc_shows_observer: Option<bool>,
+    /// Whether process 1 of its pid namespace lives outside of its mount namespace.
+    pub pid_namespace_first_is_outside: Option<bool>,
     /// Whether its `/` is the very directory that is the observer's `/`.
     pub root_is_observers: Option<bool>,
     /// Host name in its UTS namespace.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use tepui_isolators::launch_info::{DeviceNode, Mount, MountKind, RootMount};
-use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
+use tepui_isolators::{ContainerLaunchInfo, Declaration, Overlay, RootFilesystem};
 
 use super::error::{Error, Result};
 use super::step::{Create, Execute, Ids, MountSource, MountStep, Step};
@@ -215,11 +215,12 @@ fn root_step(root: RootMount, target: &CString) -> Result<Step> {
                 let text = path.as_os_str().to_string_lossy();
                 text.replace('\\', "\\\\").replace(',', "\\,")
             };
+            let writable = relative_to_layers(&overlay);
             let options = format!(
                 "lowerdir={},upperdir={},workdir={}",
                 overlay.lower.join(":"),
-                escape(&overlay.writable.join("upper")),
-                escape(&overlay.writable.join("work"))
+                escape(&writable.join("upper")),
+                escape(&writable.join("work"))
             );
             if options.len() > MOUNT_OPTIONS_LIMIT {
                 return Err(Error::TooManyLayers {
@@ -234,6 +235,23 @@ fn root_step(root: RootMount, target: &CString) -> Result<Step> {
                 flags,
             })
         }
+    }
+}
+
+/// The mount table of the container shows these options: `../containers/<id>` tells it nothing of the host's paths, and
+/// is shorter.
+fn relative_to_layers(overlay: &Overlay) -> PathBuf {
+    let store = |path: &Path| path.parent().map(Path::to_owned);
+    let above = overlay.writable.parent().and_then(store);
+    match (above, overlay.layers.parent()) {
+        (Some(above), Some(store)) if above == store => {
+            let below = overlay
+                .writable
+                .strip_prefix(store)
+                .expect("it is two levels below");
+            Path::new("..").join(below)
+        }
+        _ => overlay.writable.clone(),
     }
 }
 

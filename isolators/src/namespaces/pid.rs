@@ -3,6 +3,8 @@
 //! The namespace is half of it: a `/proc` that was mounted outside still lists the host's processes, with their
 //! environments and roots. So the procfs that the target sees is looked at too.
 
+use std::os::unix::fs::MetadataExt;
+
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{PROC_SUPER_MAGIC, fstatfs, readlinkat};
 use rustix::io::Errno;
@@ -33,6 +35,7 @@ impl Isolator for PidNamespace {
     fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {
         super::observe(target, "pid", live)?;
         live.proc_shows_observer = proc_shows_observer(target)?;
+        live.pid_namespace_first_is_outside = first_is_outside(target)?;
         Ok(())
     }
 
@@ -53,9 +56,54 @@ impl Isolator for PidNamespace {
                 verdict,
                 read_from: "root/proc/self".to_owned(),
             });
+            let (words, verdict) = match live.pid_namespace_first_is_outside {
+                Some(true) => ("a process outside of the container", Verdict::Weaker),
+                Some(false) => ("a process of the container", Verdict::Match),
+                None => ("not seen", Verdict::Unknown),
+            };
+            findings.push(Finding {
+                isolator: self.name(),
+                item: "first process of the pid namespace".to_owned(),
+                declared: "a process of the container".to_owned(),
+                live: words.to_owned(),
+                verdict,
+                read_from: "status NSpid, ns/pid, ns/mnt".to_owned(),
+            });
         }
         findings
     }
+}
+
+/// Whether process 1 of the target's pid namespace belongs to another mount namespace than the target: then the
+/// namespace is not the container's own but somebody's who started it, and others may be in it. `None` when process 1
+/// cannot be seen from here.
+fn first_is_outside(target: &Target) -> Result<Option<bool>> {
+    let inode = |pid: u32, name: &str| {
+        let path = Target { pid }.proc_path(&format!("ns/{name}"));
+        std::fs::metadata(path).map(|status| status.ino())
+    };
+    let own = |name: &str| inode(target.pid, name).map_err(|source| unseen(target, name, source));
+    let (namespace, mounts) = (own("pid")?, own("mnt")?);
+    let entries = std::fs::read_dir("/proc").map_err(|source| unseen(target, "/proc", source))?;
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Processes that end meanwhile are none of the two.
+    let mut of_namespace =
+        pids.filter(|pid| inode(*pid, "pid").is_ok_and(|found| found == namespace));
+    let first = of_namespace.find(|pid| {
+        let status = std::fs::read_to_string(Target { pid: *pid }.proc_path("status"));
+        let number = |text: &str| {
+            text.lines()
+                .find_map(|line| Some(line.strip_prefix("NSpid:")?.to_owned()))
+        };
+        status
+            .ok()
+            .and_then(|text| number(&text))
+            .is_some_and(|line| line.split_whitespace().last() == Some("1"))
+    });
+    let Some(first) = first else { return Ok(None) };
+    Ok(inode(first, "mnt").ok().map(|found| found != mounts))
 }
 
 /// Whether the procfs at the target's `/proc` has a number for the observer; `None` when there is no procfs.
