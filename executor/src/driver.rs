@@ -35,6 +35,17 @@ pub struct Options {
     pub content_type: ContentType,
 }
 
+/// A task that is to be launched, and what is known around it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What it wants.
+    pub task: &'a TaskInfo,
+    /// Whether it came in a group.
+    pub in_group: bool,
+    /// What the agent said of itself, the framework and us.
+    pub subscribed: &'a Subscribed,
+}
+
 /// Runs tasks for the agent until there is nothing more to do; returns the executor's exit status. Containers that are
 /// left then must go down with this process.
 ///
@@ -45,7 +56,7 @@ pub struct Options {
 pub async fn run<C: Containers>(
     environment: &Environment,
     options: Options,
-    prepare: impl Fn(&TaskInfo, &Subscribed) -> Result<C::Request, TaskProblem>,
+    prepare: impl Fn(Wanted<'_>) -> Result<C::Request, TaskProblem>,
     containers: C,
 ) -> Result<i32, Error> {
     let listen = |kind| signal(kind).map_err(Error::Signals);
@@ -87,7 +98,7 @@ struct Driver<C, P> {
 
 impl<C: Containers, P> Driver<C, P>
 where
-    P: Fn(&TaskInfo, &Subscribed) -> Result<C::Request, TaskProblem>,
+    P: Fn(Wanted<'_>) -> Result<C::Request, TaskProblem>,
 {
     async fn next_event(&mut self, signals: &mut [Signal; 2]) -> Result<Event, Error> {
         let deadline = self
@@ -170,7 +181,11 @@ where
                     self.link.subscribe(*call)
                 }
                 Action::Send(call) => self.link.call(*call),
-                Action::Launch { key, task } => match self.prepare(&task) {
+                Action::Launch {
+                    key,
+                    task,
+                    in_group,
+                } => match self.prepare(&task, in_group) {
                     Ok(request) => self.containers.launch(&key, request),
                     Err(problem) => {
                         tracing::error!(task = key, %problem, "refused a task");
@@ -185,12 +200,16 @@ where
         (events, None)
     }
 
-    fn prepare(&self, task: &TaskInfo) -> Result<C::Request, TaskProblem> {
+    fn prepare(&self, task: &TaskInfo, in_group: bool) -> Result<C::Request, TaskProblem> {
         let subscribed = self
             .subscribed
             .as_ref()
             .expect("the core launches nothing before SUBSCRIBED");
-        (self.prepare)(task, subscribed)
+        (self.prepare)(Wanted {
+            task,
+            in_group,
+            subscribed,
+        })
     }
 }
 

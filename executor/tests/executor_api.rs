@@ -10,11 +10,10 @@ use std::time::Duration;
 use tepui::agent::Environment;
 use tepui::agent::client::Client;
 use tepui::agent::messages::{
-    Call, CallType, Event, EventType, Kill, Launch, Subscribed, TaskId, TaskInfo, TaskState,
-    TaskStatus,
+    Call, CallType, Event, EventType, Kill, Launch, TaskId, TaskInfo, TaskState, TaskStatus,
 };
 use tepui::core::TaskProblem;
-use tepui::driver::{Error, Options, run};
+use tepui::driver::{Error, Options, Wanted, run};
 use tepui::local_agent::LocalAgent;
 use tepui::settings::ContentType;
 use tepui::supervise::{ContainerEvent, Containers};
@@ -73,7 +72,7 @@ fn environment(agent: &LocalAgent, changes: &[(&str, &str)]) -> Environment {
     Environment::from_variables(&variables).unwrap()
 }
 
-fn prepare(_: &TaskInfo, subscribed: &Subscribed) -> Result<(), TaskProblem> {
+fn prepare(Wanted { subscribed, .. }: Wanted<'_>) -> Result<(), TaskProblem> {
     assert_eq!(subscribed.agent_info.hostname, "localhost");
     Ok(())
 }

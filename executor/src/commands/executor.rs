@@ -69,7 +69,8 @@ impl Executor {
         );
         let status = super::runtime()?.block_on(async {
             let containers = Supervisor::new(launcher, store, place)?;
-            let prepare = |task: &_, _: &_| context.request(task, false);
+            let prepare =
+                |wanted: driver::Wanted<'_>| context.request(wanted.task, wanted.in_group);
             Ok::<_, Failure>(driver::run(&environment, options, prepare, containers).await?)
         })?;
         if recovery.join().is_err() {
@@ -95,7 +96,7 @@ impl Executor {
             environment,
             refusal,
         );
-        let prepare = |task: &_, _: &_| context.request(task, false);
+        let prepare = |wanted: driver::Wanted<'_>| context.request(wanted.task, wanted.in_group);
         super::runtime()?
             .block_on(async { Ok(driver::run(environment, options, prepare, NoContainers).await?) })
     }

@@ -66,10 +66,13 @@ fn refusal(settings: &Settings) -> Option<String> {
         return None;
     }
     Some(match settings.rootless {
-        Rootless::Deny => "tepui does not run as root, so it cannot build the isolation of this task: set \
-                           ExecutorInfo.command.user to root, or allow containers without root by --rootless=allow"
+        Rootless::Deny => "tepui does not run as root and cannot build the isolation of this container: set \
+                           ExecutorInfo.command.user to root, or run rootless with --rootless=allow (not possible \
+                           in this version)"
             .to_owned(),
-        Rootless::Allow => "--rootless=allow: this version cannot run containers without root yet; run it as root" .to_owned(),
+        Rootless::Allow => "--rootless=allow: this version cannot run containers without root; run it as root, for a \
+                            task by setting ExecutorInfo.command.user to root"
+            .to_owned(),
     })
 }
 

@@ -80,6 +80,8 @@ pub enum Action {
         key: String,
         /// What it wants.
         task: Arc<TaskInfo>,
+        /// Whether it came in a group: then it has a sandbox of its own below the executor's.
+        in_group: bool,
     },
     /// Send the workload its stop signal.
     Terminate {

@@ -112,7 +112,11 @@ impl Core {
             let info = task.info.clone();
             self.tasks.insert(key.clone(), task);
             self.report(&key, Outcome::of(TaskState::Starting), actions);
-            actions.push(Action::Launch { key, task: info });
+            actions.push(Action::Launch {
+                key,
+                task: info,
+                in_group: is_group,
+            });
         }
     }
 

@@ -48,6 +48,7 @@ pub struct Supervisor {
     place: Place,
     numbers: u64,
     entries: HashMap<u64, Entry>,
+    numbers_by_key: HashMap<String, u64>,
     preparing: JoinSet<Outcome>,
     events: VecDeque<(String, ContainerEvent)>,
     /// Exit status of the last launch that failed, for a command line.
@@ -66,6 +67,7 @@ impl Supervisor {
             place,
             numbers: 0,
             entries: HashMap::new(),
+            numbers_by_key: HashMap::new(),
             preparing: JoinSet::new(),
             events: VecDeque::new(),
             failure_status: 125,
@@ -73,14 +75,12 @@ impl Supervisor {
     }
 
     fn number_of(&self, key: &str) -> Option<u64> {
-        self.entries
-            .iter()
-            .find(|(_, entry)| entry.key == key)
-            .map(|(number, _)| *number)
+        self.numbers_by_key.get(key).copied()
     }
 
     fn end(&mut self, number: u64, event: ContainerEvent) {
         if let Some(entry) = self.entries.remove(&number) {
+            self.numbers_by_key.remove(&entry.key);
             self.events.push_back((entry.key, event));
         }
     }
@@ -218,6 +218,7 @@ impl Containers for Supervisor {
             preparing: Some(abort),
             stop_signal: libc::SIGTERM,
         };
+        self.numbers_by_key.insert(key.to_owned(), number);
         self.entries.insert(number, entry);
     }
 
