@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tepui_tests::job::Job;
-use tepui_tests::{Cluster, Ground, Image, Launcher, Scheduler, Task, binary, output};
+use tepui_tests::{Cluster, Ground, Image, Launcher, Scheduler, Task, binary, host, output};
 
 const MARKS: (&str, &str) = ("<!-- launch -->", "<!-- end of launch -->");
 
@@ -189,13 +189,18 @@ fn table(rows: &mut [Row], cluster: &Cluster) -> String {
         run.stdout.lines().next().unwrap_or_default().to_owned()
     };
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    let layout = match host::hierarchies().len() {
+        1 => "cgroup v2",
+        _ if Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() => "hybrid cgroups",
+        _ => "cgroup v1",
+    };
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let mut text = format!(
-        "{} launches of each, interleaved, busybox image, Linux {}, {processors} processors, Mesos {}, {}, {}.\n\
+        "{} launches of each, interleaved, busybox image, Linux {}, {layout}, {processors} processors, Mesos {}, {}, {}.\n\
          runc and crun start from an unpacked directory and without seccomp; tepui mounts an overlay and filters.\n\n\
          | milliseconds | median | p99 | least |\n|---|---|---|---|\n",
         rows[0].times.len(),
-        kernel.trim(),
+        kernel.split('-').next().unwrap_or_default().trim(),
         cluster.version(),
         version("runc"),
         version("crun"),
