@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tepui_tests::job::Job;
-use tepui_tests::{Cluster, Ground, Image, Launcher, Scheduler, Task, binary, host, output};
-
-const MARKS: (&str, &str) = ("<!-- launch -->", "<!-- end of launch -->");
+use tepui_tests::{Cluster, Ground, Image, Launcher, Scheduler, Task, host, output, results};
 
 /// Milliseconds of one way to launch.
 struct Row {
@@ -93,7 +91,7 @@ fn main() {
                 .for_each(|(row, time)| row.times.push(time));
         }
     }
-    write(&table(&mut rows, &cluster));
+    results::write("launch", "Launch", &table(&mut rows, &cluster));
 }
 
 /// Milliseconds from the start of `command` to a line with `wanted` on its standard output. Waits for its end.
@@ -188,49 +186,22 @@ fn table(rows: &mut [Row], cluster: &Cluster) -> String {
         let run = output::finish(Command::new(name).arg("--version"), Duration::from_secs(10));
         run.stdout.lines().next().unwrap_or_default().to_owned()
     };
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
     let layout = match host::hierarchies().len() {
         1 => "cgroup v2",
         _ if Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() => "hybrid cgroups",
         _ => "cgroup v1",
     };
-    let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let mut text = format!(
-        "{} launches of each, interleaved, busybox image, Linux {}, {layout}, {processors} processors, Mesos {}, {}, {}.\n\
+        "{} launches of each, interleaved, busybox image, {layout}, Mesos {}, {}, {}.\n\
          runc and crun start from an unpacked directory and without seccomp; tepui mounts an overlay and filters.\n\n\
          | milliseconds | median | p99 | least |\n|---|---|---|---|\n",
         rows[0].times.len(),
-        kernel.split('-').next().unwrap_or_default().trim(),
         cluster.version(),
         version("runc"),
         version("crun"),
     );
     for row in rows {
-        row.times.sort_by(f64::total_cmp);
-        let at = |share: f64| row.times[((row.times.len() - 1) as f64 * share).round() as usize];
-        text += &format!(
-            "| {} | {:.1} | {:.1} | {:.1} |\n",
-            row.what,
-            at(0.5),
-            at(0.99),
-            at(0.0)
-        );
+        text += &results::row(row.what, &mut row.times);
     }
     text
-}
-
-/// Replaces what stands between the marks of RESULTS.md, or appends it.
-fn write(table: &str) {
-    print!("{table}");
-    let file = binary::of_package("benches/RESULTS.md");
-    let old = fs::read_to_string(&file)
-        .unwrap_or_else(|_| "# Results\n\nWritten by `scripts/bench`.\n".to_owned());
-    let section = format!("{}\n{table}{}", MARKS.0, MARKS.1);
-    let new = match (old.find(MARKS.0), old.find(MARKS.1)) {
-        (Some(start), Some(end)) => {
-            format!("{}{section}{}", &old[..start], &old[end + MARKS.1.len()..])
-        }
-        _ => format!("{old}\n## Launch\n\n{section}\n"),
-    };
-    fs::write(Path::new(&file), new).expect("RESULTS.md can be written");
 }

@@ -12,6 +12,7 @@ pub mod job;
 pub mod output;
 pub mod registry;
 pub mod requires;
+pub mod results;
 pub mod scheduler;
 pub mod tarball;
 pub mod wait;
