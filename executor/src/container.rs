@@ -13,13 +13,15 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use tepui_isolators::{ContainerId, Declaration, registry};
+
+use crate::pidfd;
 
 /// Version of the files, raised when an older reader could misunderstand them.
 pub const STATE_VERSION: u32 = 1;
@@ -216,8 +218,15 @@ fn release(path: &Path) -> Result<()> {
             tracing::warn!(id = %state.id, "left alone: it was made by a newer tepui");
             return Ok(());
         }
-        end_process(&state)?;
+        let left = end_process(&state)?;
+        // This thaws and kills whatever is in its cgroups.
         registry::cleanup(&registry::all(), &state.id, &declaration)?;
+        if let Some(pidfd) = left
+            && !ended(&pidfd, &state)?
+        {
+            let error = io::Error::from(io::ErrorKind::TimedOut);
+            return Err(file_error("end the process of", path)(error));
+        }
         tracing::info!(id = %state.id, "released a container whose owner died");
     }
     remove_directory(path)
@@ -237,50 +246,27 @@ fn read<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Option<
     serde_json::from_slice(&text).ok()
 }
 
-/// Kills the container's first process if it is still the one that was written down.
-fn end_process(state: &State) -> Result<()> {
+/// Kills the container's first process if it is still the one that was written down. Returns it when it does not end:
+/// it is frozen, most likely.
+fn end_process(state: &State) -> Result<Option<OwnedFd>> {
     let pid = i32::try_from(state.pid).ok().and_then(Pid::from_raw);
     let (Some(pid), true) = (pid, state.boot_id == boot_id()?) else {
-        return Ok(());
+        return Ok(None);
     };
     let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-        return Ok(());
+        return Ok(None);
     };
     // Looked at after it was opened: the pidfd then stands for exactly this process.
     if start_time(state.pid) != Some(state.start_time) {
-        return Ok(());
+        return Ok(None);
     }
-    let gone = |_| ();
     // ESRCH: it has just ended.
-    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).unwrap_or_else(gone);
-    let deadline = Instant::now() + GRACE;
-    let mut polled = [rustix::event::PollFd::new(
-        &pidfd,
-        rustix::event::PollFlags::IN,
-    )];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: left.as_nanos().min(999_999_999) as i64,
-        };
-        match rustix::event::poll(&mut polled, Some(&timeout)) {
-            Ok(0) if left.is_zero() => {
-                let error = io::Error::from(io::ErrorKind::TimedOut);
-                return Err(file_error(
-                    "wait for the end of",
-                    &PathBuf::from(format!("/proc/{pid}")),
-                )(error));
-            }
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(errno) => {
-                return Err(file_error("wait for a process of", &state.bundle)(
-                    errno.into(),
-                ));
-            }
-        }
-    }
+    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+    Ok((!ended(&pidfd, state)?).then_some(pidfd))
+}
+
+fn ended(pidfd: &OwnedFd, state: &State) -> Result<bool> {
+    pidfd::ended_within(pidfd, GRACE).map_err(file_error("wait for a process of", &state.bundle))
 }
 
 /// The lock of a state directory, or `None` while its owner lives or when it has just gone.

@@ -14,6 +14,7 @@ pub mod init;
 pub mod launch;
 pub mod launcher;
 pub mod local_agent;
+pub mod pidfd;
 pub mod report;
 pub mod seal;
 pub mod settings;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tepui_isolators::registry;
 use tepui_oci::{DefaultRegistry, Store};
 
 use super::Failure;
@@ -41,6 +42,8 @@ impl Executor {
             .as_deref()
             .map(str::parse::<DefaultRegistry>)
             .transpose()?;
+        // A misspelt name is told now and not by each task.
+        registry::select(self.settings.isolation.as_deref())?;
         let refusal = super::refusal(&self.settings);
         if refusal.is_some() {
             return self.refuse_all(&environment, default_registry, refusal);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tepui_isolators::{ContainerId, LimitEvent, cgroups};
+use tepui_isolators::{ContainerId, LimitEvent, cgroups, registry};
 use tepui_oci::{DefaultRegistry, ImageReference, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -154,6 +154,8 @@ impl Run {
     /// # Errors
     /// When tepui itself failed, before anything ran.
     pub fn run(self) -> Result<i32, Failure> {
+        // A misspelt name is told now and not by each container.
+        registry::select(self.settings.isolation.as_deref())?;
         if let Some(refusal) = super::refusal(&self.settings) {
             return Err(refusal.into());
         }

@@ -3,10 +3,8 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::io::unix::AsyncFd;
@@ -14,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use super::protocol::{self, Launch, Request};
 use super::serve::{PROGRAM_NAME, SOCKET};
 use crate::launch::sys::{self, StringArray};
-use crate::seal;
+use crate::{pidfd, seal};
 
 /// A running launcher. It and all its containers end when this is dropped.
 #[derive(Debug)]
@@ -134,23 +132,12 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         // It may be gone already: then this fails and the wait below returns at once.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        let deadline = Instant::now() + END;
-        let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).unwrap_or_default();
-            match rustix::event::poll(&mut polled, Some(&timeout)) {
-                Ok(0) if left.is_zero() => {
-                    tracing::error!(
-                        "the launcher process does not end; it is killed, and its containers with it"
-                    );
-                    // ESRCH: it has just ended.
-                    let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-                    break;
-                }
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => break,
-            }
+        if !pidfd::ended_within(&self.pidfd, END).unwrap_or(false) {
+            tracing::error!(
+                "the launcher process does not end; it is killed, and its containers with it"
+            );
+            // ESRCH: it has just ended.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         }
         // Nothing is to be learnt from its status; ECHILD when it was taken before.
         let _ = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ use super::protocol::{self, Launch, Reply, Request};
 use crate::container::StateDirectory;
 use crate::init;
 use crate::launch::{self, Handover, Process, sys};
-use crate::report;
+use crate::{pidfd, report};
 
 /// First argument of the launcher: how `main` knows that it is one.
 pub const PROGRAM_NAME: &CStr = c"tepui-launcher";
@@ -25,6 +26,9 @@ pub(super) const SOCKET: RawFd = 3;
 
 /// The event of the socket; containers use their number with a kind in the low bits.
 const SOCKET_EVENT: u64 = u64::MAX;
+
+/// How long a killed container may take to be gone before more is done about it.
+const END: Duration = Duration::from_secs(1);
 
 /// Low bits of an event: 0 is the pidfd, the others are watches.
 const KIND_BITS: u32 = 8;
@@ -298,9 +302,28 @@ impl Server {
             container.process.kill();
         }
         for (_, container) in self.containers.drain() {
+            if !ended(&container) {
+                // Frozen, most likely: SIGKILL reaches it only when its cgroup is thawed, which cleaning up does.
+                if let Err(error) =
+                    registry::cleanup(&registry::all(), &container.id, &container.declaration)
+                {
+                    tracing::error!(id = %container.id, error = report::chain(&error), "could not end it");
+                }
+                if !ended(&container) {
+                    // The end of this process is the end of its pid namespace, as soon as the kernel lets go.
+                    continue;
+                }
+            }
             release(container);
         }
     }
+}
+
+fn ended(container: &Container) -> bool {
+    pidfd::ended_within(&container.process.pidfd, END).unwrap_or_else(|error| {
+        tracing::error!(id = %container.id, %error, "could not wait for its end");
+        false
+    })
 }
 
 /// Takes the status of a container whose first process has ended, and frees all that it had.
@@ -311,10 +334,9 @@ fn release(mut container: Container) -> (i32, Option<LimitEvent>) {
     let mut limit = container.limit.take();
     for watch in &mut container.watches {
         match watch.at_exit() {
-            Ok(Some(event)) if limit.is_none() || matches!(event, LimitEvent::Memory { .. }) => {
-                limit.get_or_insert(event);
-            }
-            Ok(_) => {}
+            // Its own limit says more than what happened around it.
+            Ok(Some(event @ LimitEvent::Memory { .. })) => limit = Some(event),
+            Ok(event) => limit = limit.or(event),
             Err(error) => {
                 tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit")
             }
