@@ -108,7 +108,14 @@ impl StateDirectory {
     pub fn create(root: &Path, id: &ContainerId, declaration: &Declaration) -> Result<Self> {
         make_private(root)?;
         let path = root.join(id.as_str());
-        let unfinished = root.join(format!("{UNFINISHED}{id}-{}", std::process::id()));
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| io::Error::other(error.to_string()))
+            .map_err(file_error("name", &path))?;
+        let unfinished = root.join(format!(
+            "{UNFINISHED}{id}-{:016x}",
+            u64::from_ne_bytes(random)
+        ));
         std::fs::create_dir(&unfinished).map_err(file_error("make", &unfinished))?;
         let made = Self::fill(&unfinished, &path, id, declaration);
         if made.is_err() {
@@ -203,21 +210,24 @@ pub fn recover(root: &Path) -> Vec<(String, Error)> {
 }
 
 fn release(path: &Path) -> Result<()> {
-    if !path.join("lock").exists() && made_lately(path) {
-        // Between the making of a directory and that of its lock there is an instant.
+    let is_unfinished = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()));
+    if is_unfinished && made_lately(path) {
+        // Its owner is about to lock it.
         return Ok(());
     }
     let Some(_lock) = try_lock(path)? else {
         return Ok(());
     };
-    if let (Some(state), Some(declaration)) = (
-        read::<State>(path, "state.json"),
-        read(path, "declaration.json"),
-    ) {
-        if state.state_version > STATE_VERSION {
-            tracing::warn!(id = %state.id, "left alone: it was made by a newer tepui");
-            return Ok(());
-        }
+    if let Some(header) = read::<Header>(path, "state.json")?
+        && header.state_version != STATE_VERSION
+    {
+        tracing::warn!(id = %header.id, version = header.state_version, "left alone: another version of tepui made it");
+        return Ok(());
+    }
+    let declaration: Option<Declaration> = read(path, "declaration.json")?;
+    if let (Some(state), Some(declaration)) = (read::<State>(path, "state.json")?, declaration) {
         let left = end_process(&state)?;
         // This thaws and kills whatever is in its cgroups.
         registry::cleanup(&registry::all(), &state.id, &declaration)?;
@@ -241,9 +251,25 @@ fn made_lately(path: &Path) -> bool {
     age.is_none_or(|age| age < Duration::from_secs(60))
 }
 
-fn read<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Option<T> {
-    let text = std::fs::read(directory.join(name)).ok()?;
-    serde_json::from_slice(&text).ok()
+/// What every version of `state.json` has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    id: String,
+    state_version: u32,
+}
+
+/// A file of a state directory; `None` when it is missing, as it is when the directory was half removed.
+///
+/// What cannot be read is an error and stays: it may name what is still to be released.
+fn read<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<T>> {
+    let path = directory.join(name);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(file_error("read", &path))?,
+    };
+    let parsed = serde_json::from_slice(&text).map_err(io::Error::other);
+    parsed.map(Some).map_err(file_error("understand", &path))
 }
 
 /// Kills the container's first process if it is still the one that was written down. Returns it when it does not end:
@@ -279,10 +305,19 @@ fn try_lock(directory: &Path) -> Result<Option<OwnedFd>> {
         Err(errno) => return Err(file_error("open", &path)(errno.into())),
     };
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(lock)),
+        // Its owner may have removed it while we waited, and another made the same name again.
+        Ok(()) if is_still(&lock, &path) => Ok(Some(lock)),
+        Ok(()) => Ok(None),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(file_error("lock", &path)(errno.into())),
     }
+}
+
+fn is_still(lock: &OwnedFd, path: &Path) -> bool {
+    let (Ok(ours), Ok(theirs)) = (rustix::fs::fstat(lock), rustix::fs::stat(path)) else {
+        return false;
+    };
+    (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {

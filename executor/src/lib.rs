@@ -6,6 +6,7 @@
 //! an event (`supervise`) and goes out as a status update (`core`, `driver`, `agent`).
 
 pub mod agent;
+pub mod beneath;
 pub mod commands;
 pub mod container;
 pub mod core;

@@ -57,7 +57,7 @@ pub struct Settings {
         default_value = "/run/tepui"
     )]
     pub state_dir: PathBuf,
-    /// Default registry for image names without one, or a directory of NAME[:TAG].tar archives
+    /// Default registry for image names without one, or a directory of `NAME[:TAG].tar` archives
     #[arg(long, env = "TEPUI_DOCKER_REGISTRY", value_name = "URL|DIR")]
     pub docker_registry: Option<String>,
     /// Cgroup that the containers' own cgroups are made in, from the root of each hierarchy

@@ -15,6 +15,7 @@ use crate::agent::messages::{
     CommandInfo, ContainerInfo, ContainerType, ImageType, Reason, SecretType, TaskInfo,
     VariableType, read_json,
 };
+use crate::beneath;
 use crate::core::TaskProblem;
 use crate::report;
 use crate::settings::{Placement, Settings};
@@ -54,7 +55,11 @@ impl Context {
             settings,
             default_registry,
             command,
-            sandbox: environment.sandbox.clone(),
+            // Its own path is the agent's affair and may have links; below it there are to be none.
+            sandbox: environment
+                .sandbox
+                .canonicalize()
+                .unwrap_or_else(|_| environment.sandbox.clone()),
             refusal,
             framework_id: environment.framework_id.clone(),
             executor_id: environment.executor_id.clone(),
@@ -114,6 +119,7 @@ impl Context {
                 source: sandbox.clone(),
                 target: inside,
                 readonly: false,
+                plain: true,
             });
         }
         if let Some(container) = container {
@@ -243,13 +249,11 @@ impl Context {
         if !in_group {
             return Ok(self.sandbox.clone());
         }
-        let directory = self
-            .sandbox
-            .join("tasks")
-            .join(self.container_id(&task.task_id.value).as_str());
-        std::fs::create_dir_all(&directory).map_err(|error| {
+        let relative = Path::new("tasks").join(self.container_id(&task.task_id.value).as_str());
+        let directory = self.sandbox.join(&relative);
+        beneath::make_directory(&self.sandbox, &relative).map_err(|error| {
             failed(format!(
-                "could not make the sandbox {}: {error}",
+                "could not make the sandbox {} without following links: {error}",
                 directory.display()
             ))
         })?;

@@ -100,6 +100,8 @@ pub enum MountKind {
         source: PathBuf,
         /// Whether the mounts below it come along (`rbind`).
         recursive: bool,
+        /// Whether the source must be reached without any symbolic link.
+        plain_source: bool,
     },
     /// A tmpfs with device nodes, links and directories, filled before the clone. (Without nodes: the directory above
     /// the cgroup v1 hierarchies.)

@@ -70,16 +70,19 @@ impl Executor {
             &environment,
             None,
         );
-        let status = super::runtime()?.block_on(async {
+        let runtime = super::runtime()?;
+        let status = runtime.block_on(async {
             let containers = Supervisor::new(launcher, store, place)?;
             let prepare =
                 |wanted: driver::Wanted<'_>| context.request(wanted.task, wanted.in_group);
             Ok::<_, Failure>(driver::run(&environment, options, prepare, containers).await?)
-        })?;
+        });
+        // A pull that was given up must not hold us.
+        runtime.shutdown_background();
         if recovery.join().is_err() {
             tracing::error!("the release of what dead executors left did not end well");
         }
-        Ok(status)
+        status
     }
 
     /// Subscribes all the same, so that the scheduler is told why.

@@ -126,6 +126,7 @@ fn volume(text: &str) -> Result<Bind, String> {
             source,
             target: target.to_owned(),
             readonly,
+            plain: false,
         }),
         false => Err(format!("{} does not exist on the host", source.display())),
     }
@@ -162,7 +163,11 @@ impl Run {
         seal::protect_own_program(seal::Method::View)?;
         release_orphans(&self.settings.state_dir);
         let launcher = Launcher::start()?;
-        super::runtime()?.block_on(self.run_with(launcher))
+        let runtime = super::runtime()?;
+        let result = runtime.block_on(self.run_with(launcher));
+        // A pull that was given up must not hold us.
+        runtime.shutdown_background();
+        result
     }
 
     async fn run_with(self, launcher: Launcher) -> Result<i32, Failure> {

@@ -43,6 +43,9 @@ fn apply(step: &Step, socket: BorrowedFd<'_>) -> Result<(), Errno> {
             sys::set_umask(0o022);
             sys::process_control(libc::PR_SET_DUMPABLE, 0, 0)
         }
+        Step::DefaultSignals(mask) => (1..=64)
+            .filter(|signal| mask & (1 << (signal - 1)) != 0)
+            .try_for_each(sys::default_signal),
         Step::NewSession => rustix::process::setsid().map(drop),
         Step::JoinCgroup { tasks, .. } => rustix::io::write(tasks, b"0").map(drop),
         Step::CgroupNamespace => sys::unshare_cgroup_namespace(),

@@ -10,21 +10,28 @@ pub mod report;
 pub mod step;
 pub mod sys;
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 use tepui_isolators::{ContainerLaunchInfo, Declaration};
 
 pub use error::{Error, Result};
 use plan::Attachments;
 use report::Record;
 use step::Step;
+
+use crate::pidfd;
+
+/// How long a killed process may take to be gone.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// A container's process that is set up and waits for the word to execute.
 #[derive(Debug)]
@@ -42,6 +49,29 @@ pub struct Process {
     pub socket: OwnedFd,
     /// Its pid as the host sees it.
     pub host_pid: u32,
+    reaped: Cell<bool>,
+}
+
+/// A process that nobody waited for is killed and reaped: no launch leaves one behind, wherever it failed.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.reaped.get() {
+            return;
+        }
+        self.kill();
+        match pidfd::ended_within(&self.pidfd, LAST_WAIT) {
+            Ok(true) => {
+                // Of a status that nobody asked for there is nothing to tell.
+                let _ = self.reap();
+            }
+            // Frozen: cleaning up its cgroups thaws it, and it dies.
+            other => tracing::error!(
+                pid = self.host_pid,
+                ?other,
+                "a killed container does not end"
+            ),
+        }
+    }
 }
 
 /// What the caller gives a launch: the parts of [`Attachments`] that it knows.
@@ -96,22 +126,29 @@ pub fn prepare(
     let mask = sys::block_signals().map_err(clone_error)?;
     let cloned = sys::clone_process(flags, cgroup.as_ref().map(AsFd::as_fd));
     let pidfd = match cloned {
-        Ok(sys::Cloned::Child) => child::run(&steps, theirs.as_fd()),
+        Ok(sys::Cloned::Child) => {
+            // Else the child would hold the launcher's end open itself and never read end-of-file. It cannot fail.
+            let _ = sys::close_in_child(socket.as_fd());
+            child::run(&steps, theirs.as_fd())
+        }
         Ok(sys::Cloned::Parent { pidfd }) => Ok(pidfd),
         Err(errno) => Err(clone_error(errno)),
     };
     sys::restore_signals(mask).map_err(clone_error)?;
     drop(theirs);
     let pidfd = pidfd?;
-    let host_pid = host_pid(&pidfd).unwrap_or_default();
-    let waiting = Waiting {
-        process: Process {
-            pidfd,
-            socket,
-            host_pid,
-        },
-        steps,
+    let mut process = Process {
+        pidfd,
+        socket,
+        host_pid: 0,
+        reaped: Cell::new(false),
     };
+    // Its end takes the process with it, wherever we leave from here on.
+    process.host_pid = host_pid(&process.pidfd).map_err(|source| Error::Channel {
+        action: "learn the container's pid",
+        source,
+    })?;
+    let waiting = Waiting { process, steps };
     match waiting.process.receive() {
         Ok(Some(Record::Ready)) => Ok(waiting),
         other => Err(waiting.abandon(other)),
@@ -129,10 +166,9 @@ impl Waiting {
     /// # Errors
     /// When it could not be; the process is dead and reaped then.
     pub fn start(self) -> Result<Process> {
-        rustix::io::write(&self.process.socket, b"!").map_err(|source| Error::Channel {
-            action: "tell the container to start",
-            source: source.into(),
-        })?;
+        if let Err(errno) = rustix::io::write(&self.process.socket, b"!") {
+            return Err(self.abandon(Err(errno.into())));
+        }
         let with_init = self
             .steps
             .iter()
@@ -228,12 +264,12 @@ impl Process {
 
     /// SIGKILL to the container's process, and with it to its whole pid namespace.
     pub fn kill(&self) {
-        self.signal(Signal::KILL);
+        self.signal(libc::SIGKILL);
     }
 
-    /// Sends a signal; a process that is gone needs none.
-    pub fn signal(&self, signal: Signal) {
-        if let Err(errno) = rustix::process::pidfd_send_signal(&self.pidfd, signal)
+    /// Sends a signal, a real-time one too; a process that is gone needs none.
+    pub fn signal(&self, signal: i32) {
+        if let Err(errno) = sys::send_signal(self.pidfd.as_fd(), signal)
             && errno != Errno::SRCH
         {
             tracing::warn!(pid = self.host_pid, ?signal, %errno, "could not signal a container");
@@ -250,6 +286,7 @@ impl Process {
             match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
                 Ok(status) => {
                     let status = status.ok_or(Errno::CHILD)?;
+                    self.reaped.set(true);
                     let core = if status.dumped() { 0x80 } else { 0 };
                     return Ok(match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => code << 8,
@@ -325,7 +362,7 @@ fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
     let Some(filter) = &info.seccomp else {
         return Ok(());
     };
-    let mut needed = vec!["execve", "exit_group"];
+    let mut needed = vec!["execve", "exit_group", "write"];
     needed.extend(if init { &INIT[..] } else { &[] });
     needed.extend(if info.no_new_privileges {
         &[]
@@ -343,9 +380,12 @@ fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
 
 /// The pid that the mounted /proc shows for a process descriptor: the launcher has a pid namespace of its own and knows
 /// its children by other numbers (pidfd's fdinfo, Linux 5.4).
-fn host_pid(pidfd: &OwnedFd) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("Pid:"))
+fn host_pid(pidfd: &OwnedFd) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    // -1 or 0: it is gone, or not in the namespace of this /proc.
+    let pid = line
         .and_then(|pid| pid.trim().parse().ok())
+        .filter(|pid| *pid > 0);
+    pid.ok_or_else(|| io::ErrorKind::NotFound.into())
 }

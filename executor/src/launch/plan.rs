@@ -8,14 +8,14 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use tepui_isolators::launch_info::{DeviceNode, Mount, MountKind, RootMount};
 use tepui_isolators::{ContainerLaunchInfo, Declaration, Overlay, RootFilesystem};
 
 use super::error::{Error, Result};
 use super::step::{Create, Execute, Ids, MountSource, MountStep, Step};
-use super::sys::StringArray;
+use super::sys::{self, StringArray};
 
 /// The longest option string that mount(2) takes: one page, with its end mark.
 const MOUNT_OPTIONS_LIMIT: usize = 4095;
@@ -51,7 +51,11 @@ pub fn steps(
     let target = c_path(&attachments.mount_point)?;
     let init = attachments.init.is_some();
 
-    let mut steps = vec![Step::NotDumpable, Step::NewSession];
+    let mut steps = vec![
+        Step::NotDumpable,
+        Step::DefaultSignals(ignored_signals()?),
+        Step::NewSession,
+    ];
     // Before anything is charged to the wrong cgroup.
     for directory in &info.cgroup_v1 {
         steps.push(join_cgroup(directory)?);
@@ -146,6 +150,20 @@ fn c_path(path: &Path) -> Result<CString> {
     c_string(path.as_os_str())
 }
 
+/// The signals that this process ignores, as a mask (bit n-1 is signal n): CLONE_CLEAR_SIGHAND leaves those ignored, and
+/// so does execve(2).
+fn ignored_signals() -> Result<u64> {
+    let path = Path::new("/proc/self/status");
+    let failed = |source| Error::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let status = std::fs::read_to_string(path).map_err(failed)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
+}
+
 fn c_number(value: i32) -> CString {
     CString::new(value.to_string()).expect("digits hold no NUL byte")
 }
@@ -164,45 +182,64 @@ fn join_cgroup(directory: &Path) -> Result<Step> {
     })
 }
 
-fn open_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+/// A detached copy of a tree of the host. It is a slave of the original from the start: where the host's mounts are
+/// shared, nothing that is mounted on the copy may appear on the host.
+fn open_tree(path: &Path, recursive: bool, plain: bool) -> Result<OwnedFd> {
+    let failed = |errno: rustix::io::Errno| Error::Open {
+        path: path.to_owned(),
+        source: errno.into(),
+    };
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    rustix::mount::open_tree(CWD, path, flags).map_err(|source| Error::Open {
-        path: path.to_owned(),
-        source: source.into(),
-    })
+    let tree = match plain {
+        false => rustix::mount::open_tree(CWD, path, flags),
+        // A workload may have put a link there since it was looked at.
+        true => {
+            let open = OFlags::PATH | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            rustix::fs::openat2(CWD, path, open, Mode::empty(), resolve).and_then(|place| {
+                rustix::mount::open_tree(place, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
+            })
+        }
+    };
+    let tree = tree.map_err(failed)?;
+    sys::set_mount_propagation(tree.as_fd(), libc::MS_SLAVE | libc::MS_REC).map_err(failed)?;
+    Ok(tree)
 }
 
 /// A detached mount of the host's null device, checked to be one: what it hides must not become readable by
-/// somebody having put another file there (CVE-2025-31133).
+/// somebody having put another file there (CVE-2025-31133). Read-only, so that nobody inside changes the node's mode.
 fn null_device() -> Result<OwnedFd> {
     let path = Path::new("/dev/null");
-    let tree = open_tree(path, false)?;
-    let status = rustix::fs::fstat(&tree).map_err(|source| Error::Open {
-        path: path.into(),
-        source: source.into(),
-    })?;
+    let failed = |errno: rustix::io::Errno| Error::Open {
+        path: path.to_owned(),
+        source: errno.into(),
+    };
+    let tree = open_tree(path, false, false)?;
+    let status = rustix::fs::fstat(&tree).map_err(failed)?;
     let is_null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
         && status.st_rdev == rustix::fs::makedev(1, 3);
     if !is_null {
         return Err(Error::NotTheNullDevice);
     }
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    sys::set_mount_attributes(tree.as_fd(), attributes, false).map_err(failed)?;
     Ok(tree)
 }
 
 fn root_step(root: RootMount, target: &CString) -> Result<Step> {
     match root {
         RootMount::Bind { source, attributes } => {
-            let tree = open_tree(&source, true)?;
+            let tree = open_tree(&source, true, false)?;
             if attributes != 0 {
-                super::sys::set_mount_attributes(tree.as_fd(), attributes, false).map_err(
-                    |errno| Error::Open {
+                sys::set_mount_attributes(tree.as_fd(), attributes, true).map_err(|errno| {
+                    Error::Open {
                         path: source.clone(),
                         source: errno.into(),
-                    },
-                )?;
+                    }
+                })?;
             }
             Ok(Step::AttachRoot {
                 source: c_path(&source)?,
@@ -271,8 +308,12 @@ fn mount_step(mount: Mount, own_root: bool) -> Result<MountStep> {
             source,
             options,
         },
-        MountKind::Bind { source, recursive } => {
-            let tree = open_tree(&source, recursive)?;
+        MountKind::Bind {
+            source,
+            recursive,
+            plain_source,
+        } => {
+            let tree = open_tree(&source, recursive, plain_source)?;
             let status = rustix::fs::fstat(&tree).map_err(|errno| Error::Open {
                 path: source.clone(),
                 source: errno.into(),

@@ -15,6 +15,8 @@ use super::sys::StringArray;
 pub enum Step {
     /// prctl(PR_SET_DUMPABLE, 0): nobody else looks into the half-made container.
     NotDumpable,
+    /// rt_sigaction(2): these signals are ignored by us and shall not be by the workload (bit n-1 is signal n).
+    DefaultSignals(u64),
     /// setsid(2): no terminal of ours.
     NewSession,
     /// cgroup v1: writes `0` into an opened `tasks` file.
@@ -190,6 +192,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotDumpable => f.write_str("set PR_SET_DUMPABLE"),
+            Self::DefaultSignals(_) => f.write_str("reset ignored signals"),
             Self::NewSession => f.write_str("make a session"),
             Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),
             Self::CgroupNamespace => f.write_str("make a cgroup namespace"),

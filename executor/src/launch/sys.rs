@@ -60,8 +60,8 @@ pub enum Cloned {
     },
 }
 
-/// clone3(2): a new process with the namespaces in `flags`, all handled signals reset, a process descriptor, and
-/// directly in the cgroup v2 directory `cgroup` when there is one.
+/// clone3(2): a new process with the namespaces in `flags`, all handled signals reset (ignored ones stay ignored), a
+/// process descriptor, and directly in the cgroup v2 directory `cgroup` when there is one.
 ///
 /// The caller must be single-threaded: the child goes on with a copy of this thread alone.
 pub fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
@@ -277,6 +277,42 @@ pub fn set_umask(mask: u32) {
 /// unshare(2) of the cgroup namespace.
 pub fn unshare_cgroup_namespace() -> Result<()> {
     system_call!("no pointers", libc::SYS_unshare, libc::CLONE_NEWCGROUP)?;
+    Ok(())
+}
+
+/// rt_sigaction(2): the default action for one signal.
+pub fn default_signal(signal: i32) -> Result<()> {
+    // The kernel's own struct: handler (SIG_DFL is 0), flags, restorer, mask.
+    let action = [0u64; 4];
+    system_call!(
+        "32 bytes, as the kernel's struct sigaction",
+        libc::SYS_rt_sigaction,
+        signal,
+        action.as_ptr(),
+        std::ptr::null::<u64>(),
+        size_of::<u64>()
+    )?;
+    Ok(())
+}
+
+/// close(2) of a descriptor that somebody else in this process still counts as his: only for a child that is about to
+/// execute.
+pub fn close_in_child(descriptor: BorrowedFd<'_>) -> Result<()> {
+    system_call!("no pointers", libc::SYS_close, descriptor.as_raw_fd())?;
+    Ok(())
+}
+
+/// pidfd_send_signal(2), real-time signals included.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let information = std::ptr::null::<libc::siginfo_t>();
+    system_call!(
+        "no information is passed",
+        libc::SYS_pidfd_send_signal,
+        pidfd.as_raw_fd(),
+        signal,
+        information,
+        0
+    )?;
     Ok(())
 }
 

@@ -138,6 +138,10 @@ impl Drop for Launcher {
             );
             // ESRCH: it has just ended.
             let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            if !pidfd::ended_within(&self.pidfd, END).unwrap_or(false) {
+                // The kernel ends it and its pid namespace when it can; we are not kept from ending.
+                return;
+            }
         }
         // Nothing is to be learnt from its status; ECHILD when it was taken before.
         let _ = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);

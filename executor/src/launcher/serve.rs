@@ -9,8 +9,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use rustix::process::Signal;
-use tepui_isolators::{Declaration, Isolator, LimitEvent, Watch, registry};
+use tepui_isolators::{ContainerId, Declaration, Isolator, LimitEvent, Watch, registry};
 
 use super::protocol::{self, Launch, Reply, Request};
 use crate::container::StateDirectory;
@@ -39,7 +38,7 @@ struct Container {
     directory: StateDirectory,
     watches: Vec<Box<dyn Watch>>,
     limit: Option<LimitEvent>,
-    id: tepui_isolators::ContainerId,
+    id: ContainerId,
 }
 
 struct Server {
@@ -125,9 +124,7 @@ impl Server {
                 self.reply(&reply)?;
             }
             Request::Signal { number, signal } => {
-                if let (Some(container), Some(signal)) =
-                    (self.containers.get(&number), Signal::from_named_raw(signal))
-                {
+                if let Some(container) = self.containers.get(&number) {
                     container.process.signal(signal);
                 }
             }
@@ -169,38 +166,36 @@ impl Server {
         let isolators = registry::select(isolation.as_deref())?;
         let mut directory = StateDirectory::create(&state_dir, &id, &declaration)?;
         let started = self.start(&id, &declaration, &isolators, &mut directory, stdio);
-        let (process, watches) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                let released = registry::cleanup(&isolators, &id, &declaration);
-                let removed = directory.remove();
-                if let Err(left) = &released {
-                    tracing::error!(%id, error = report::chain(left), "could not release a failed launch");
-                }
-                if let Err(left) = &removed {
-                    tracing::error!(%id, error = report::chain(left), "could not remove its state");
-                }
-                return Err(error);
+        let started = started.and_then(|(process, watches)| {
+            // On failure the process ends with what holds it.
+            self.poll(number, &process, &watches)
+                .map_err(|source| LaunchError::Poll { source })?;
+            Ok((process, watches))
+        });
+        match started {
+            Ok((process, watches)) => {
+                let pid = process.host_pid;
+                let container = Container {
+                    process,
+                    declaration,
+                    directory,
+                    watches,
+                    limit: None,
+                    id,
+                };
+                self.containers.insert(number, container);
+                Ok(pid)
             }
-        };
-        let pid = process.host_pid;
-        let container = Container {
-            process,
-            declaration,
-            directory,
-            watches,
-            limit: None,
-            id,
-        };
-        self.poll(number, &container)
-            .map_err(|source| LaunchError::Request { source })?;
-        self.containers.insert(number, container);
-        Ok(pid)
+            Err(error) => {
+                free(&isolators, &id, &declaration, directory);
+                Err(error)
+            }
+        }
     }
 
     fn start(
         &mut self,
-        id: &tepui_isolators::ContainerId,
+        id: &ContainerId,
         declaration: &Declaration,
         isolators: &[Box<dyn Isolator>],
         directory: &mut StateDirectory,
@@ -238,15 +233,10 @@ impl Server {
         copied(self.init.insert(file))
     }
 
-    fn poll(&self, number: u64, container: &Container) -> io::Result<()> {
+    fn poll(&self, number: u64, process: &Process, watches: &[Box<dyn Watch>]) -> io::Result<()> {
         let data = |kind: u64| EventData::new_u64(number << KIND_BITS | kind);
-        epoll::add(
-            &self.events,
-            &container.process.pidfd,
-            data(0),
-            EventFlags::IN,
-        )?;
-        for (index, watch) in container.watches.iter().enumerate() {
+        epoll::add(&self.events, &process.pidfd, data(0), EventFlags::IN)?;
+        for (index, watch) in watches.iter().enumerate() {
             let flags = if watch.is_priority() {
                 EventFlags::PRI
             } else {
@@ -272,14 +262,21 @@ impl Server {
         };
         match watch.check() {
             Ok(Some(event)) => {
+                // Its own limit says more than what happened around it.
                 if matches!(event, LimitEvent::Memory { .. }) {
                     container.process.kill();
+                    container.limit = Some(event);
+                } else {
+                    container.limit.get_or_insert(event);
                 }
-                container.limit.get_or_insert(event);
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit")
+                tracing::error!(id = %container.id, error = report::chain(&error), "could not read a limit");
+                // It would be ready again and again; what it counted is still read at the end.
+                if let Err(errno) = epoll::delete(&self.events, watch.descriptor()) {
+                    tracing::error!(id = %container.id, %errno, "could not stop watching it");
+                }
             }
         }
     }
@@ -343,18 +340,32 @@ fn release(mut container: Container) -> (i32, Option<LimitEvent>) {
         }
     }
     drop(container.watches);
-    match registry::cleanup(&registry::all(), &container.id, &container.declaration) {
+    free(
+        &registry::all(),
+        &container.id,
+        &container.declaration,
+        container.directory,
+    );
+    (status, limit)
+}
+
+/// Releases what a container had by name, and its state directory last: while anything is left the next start must find it.
+fn free(
+    isolators: &[Box<dyn Isolator>],
+    id: &ContainerId,
+    declaration: &Declaration,
+    directory: StateDirectory,
+) {
+    match registry::cleanup(isolators, id, declaration) {
         Ok(()) => {
-            if let Err(error) = container.directory.remove() {
-                tracing::error!(id = %container.id, error = report::chain(&error), "could not remove its state");
+            if let Err(error) = directory.remove() {
+                tracing::error!(%id, error = report::chain(&error), "could not remove its state");
             }
         }
-        // The state directory stays: the next start finds it by it.
         Err(error) => {
-            tracing::error!(id = %container.id, error = report::chain(&error), "could not release all")
+            tracing::error!(%id, error = report::chain(&error), "could not release all of it")
         }
     }
-    (status, limit)
 }
 
 /// A container could not be started.
@@ -362,6 +373,8 @@ fn release(mut container: Container) -> (i32, Option<LimitEvent>) {
 enum LaunchError {
     #[error("could not read the request to launch")]
     Request { source: io::Error },
+    #[error("could not watch the container")]
+    Poll { source: io::Error },
     #[error("could not make the container's init")]
     Init { source: io::Error },
     #[error(transparent)]

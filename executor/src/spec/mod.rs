@@ -74,6 +74,8 @@ pub struct Bind {
     pub target: String,
     /// Whether it can only be read.
     pub readonly: bool,
+    /// Whether the source lies where a workload may have planted links.
+    pub plain: bool,
 }
 
 /// Capabilities by their runtime-spec names.
@@ -83,6 +85,8 @@ pub struct Capabilities {
     pub effective: Vec<String>,
     /// What execve(2) can ever give.
     pub bounding: Vec<String>,
+    /// Whether `effective` was asked for by name: then a user other than root keeps it through execve(2) too.
+    pub named: bool,
 }
 
 impl Default for Capabilities {
@@ -94,6 +98,7 @@ impl Default for Capabilities {
         Self {
             effective: all.clone(),
             bounding: all,
+            named: false,
         }
     }
 }
@@ -245,11 +250,13 @@ fn mounts(options: &Options, has_image: bool) -> Vec<Value> {
         }
     }
     for bind in &options.binds {
-        let mode = if bind.readonly { "ro" } else { "rw" };
-        // Device nodes come from /dev alone; mounts of the host that appear later come along, none goes back.
-        let flags = ["rbind", mode, "nodev", "rslave"];
+        // Device nodes come from /dev alone, on all mounts below too; mounts of the host that appear later come along,
+        // none goes back.
+        let mut words = vec!["rbind", "rnodev", "rslave"];
+        words.extend(bind.readonly.then_some("rro"));
+        words.extend(bind.plain.then_some("x-tepui-plain-source"));
         mounts.push(json!({
-            "destination": bind.target, "type": "bind", "source": bind.source, "options": flags,
+            "destination": bind.target, "type": "bind", "source": bind.source, "options": words,
         }));
     }
     mounts
@@ -300,11 +307,17 @@ fn capabilities(options: &Options, uid: u32) -> Value {
     let Capabilities {
         effective,
         bounding,
+        named,
     } = &options.capabilities;
     let none: &[String] = &[];
-    // A user other than root keeps none through execve(2), as in Docker: nothing inheritable, nothing ambient.
-    let own = if uid == 0 { effective.as_slice() } else { none };
-    json!({"bounding": bounding, "effective": own, "permitted": own, "inheritable": none, "ambient": none})
+    let (own, kept) = match (uid == 0, named) {
+        (true, _) => (effective.as_slice(), none),
+        // Only what is ambient, and so inheritable, survives execve(2) of a user other than root (capabilities(7)).
+        (false, true) => (effective.as_slice(), effective.as_slice()),
+        // The default is for root; such a user has none, as in Docker.
+        (false, false) => (none, none),
+    };
+    json!({"bounding": bounding, "effective": own, "permitted": own, "inheritable": kept, "ambient": kept})
 }
 
 fn rlimits(options: &Options) -> Value {

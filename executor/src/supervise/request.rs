@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tepui_isolators::Declaration;
 use tepui_oci::{Image, ImageReference, PullOptions, Store};
 
+use crate::beneath;
 use crate::spec::{self, Options};
 
 /// A container to run.
@@ -89,12 +90,10 @@ impl Request {
         let declaration = spec::declare(&self.options, &store, image.as_ref())?;
         if let (Some(sandbox), Some(process)) = (&self.sandbox, declaration.spec.process()) {
             let user = process.user();
-            std::os::unix::fs::chown(sandbox, Some(user.uid()), Some(user.gid())).map_err(
-                |source| PrepareError::Stdio {
-                    what: sandbox.display().to_string(),
-                    source,
-                },
-            )?;
+            give(sandbox, user.uid(), user.gid()).map_err(|source| PrepareError::Stdio {
+                what: sandbox.display().to_string(),
+                source,
+            })?;
         }
         let stop_signal = match image
             .as_ref()
@@ -111,6 +110,12 @@ impl Request {
             stop_signal,
         })
     }
+}
+
+/// chown(2) of the directory itself, not of what a link there points at.
+fn give(directory: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let opened = beneath::make_directory(directory, Path::new(""))?;
+    std::os::unix::fs::fchown(opened, Some(uid), Some(gid))
 }
 
 impl Stdio {
@@ -139,13 +144,15 @@ impl Stdio {
                 own(io::stderr().as_fd(), "standard error")?,
             ),
             Some(directory) => {
-                let append = |name: &str| {
-                    open(
-                        directory.join(name),
-                        std::fs::OpenOptions::new().create(true).append(true),
-                    )
+                let failed = |source| PrepareError::Stdio {
+                    what: format!("stdout and stderr in {}", directory.display()),
+                    source,
                 };
-                (append("stdout")?, append("stderr")?)
+                let opened = beneath::make_directory(directory, Path::new("")).map_err(failed)?;
+                (
+                    beneath::append(&opened, "stdout").map_err(failed)?,
+                    beneath::append(&opened, "stderr").map_err(failed)?,
+                )
             }
         };
         Ok([input, output, error])

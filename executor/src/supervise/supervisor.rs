@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
 use tepui_isolators::ContainerId;
 use tepui_oci::Store;
@@ -17,7 +17,10 @@ use super::request::{PrepareError, Prepared, Request};
 use super::{ContainerEvent, Containers};
 use crate::launcher::handle::{Launcher, StartError};
 use crate::launcher::protocol::{self, Launch, Reply};
-use crate::{container, report};
+use crate::{container, pidfd, report};
+
+/// How long a dead launcher's containers may take to be gone.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Where containers live on this node.
 #[derive(Debug, Clone)]
@@ -38,6 +41,14 @@ struct Entry {
     stop_signal: i32,
 }
 
+/// What the launcher is still to be told. It is never waited for: it may itself wait for us to read.
+#[derive(Debug)]
+enum Outgoing {
+    Launch(u64, Box<Launch>, [OwnedFd; 3]),
+    Signal(u64, i32),
+    Kill(u64),
+}
+
 type Outcome = (u64, Result<Prepared, PrepareError>);
 
 /// All containers of this process.
@@ -51,6 +62,7 @@ pub struct Supervisor {
     numbers_by_key: HashMap<String, u64>,
     preparing: JoinSet<Outcome>,
     events: VecDeque<(String, ContainerEvent)>,
+    outgoing: VecDeque<Outgoing>,
     /// Exit status of the last launch that failed, for a command line.
     pub failure_status: i32,
 }
@@ -70,6 +82,7 @@ impl Supervisor {
             numbers_by_key: HashMap::new(),
             preparing: JoinSet::new(),
             events: VecDeque::new(),
+            outgoing: VecDeque::new(),
             failure_status: 125,
         })
     }
@@ -110,24 +123,35 @@ impl Supervisor {
             state_dir: self.place.state_dir.clone(),
             isolation: self.place.isolation.clone(),
         };
-        if let Err(error) =
-            self.to_launcher(|launcher| launcher.launch(number, &launch, &prepared.stdio))
-        {
-            let message = format!("could not reach the launcher process: {error}");
-            self.end(number, ContainerEvent::LaunchFailed { message });
-        }
+        self.tell(Outgoing::Launch(number, Box::new(launch), prepared.stdio));
     }
 
-    /// Sends, and waits while the launcher's queue is full: it is never busy for long.
-    fn to_launcher(&self, send: impl Fn(&Launcher) -> io::Result<()>) -> io::Result<()> {
-        let launcher = self.launcher.get_ref();
-        loop {
-            match send(launcher) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut polled = [PollFd::new(&launcher.socket, PollFlags::OUT)];
-                    rustix::event::poll(&mut polled, None)?;
+    fn tell(&mut self, message: Outgoing) {
+        self.outgoing.push_back(message);
+        self.send_waiting();
+    }
+
+    /// Sends what the launcher's queue takes, in order.
+    fn send_waiting(&mut self) {
+        while let Some(message) = self.outgoing.pop_front() {
+            let launcher = self.launcher.get_ref();
+            let sent = match &message {
+                Outgoing::Launch(number, launch, stdio) => launcher.launch(*number, launch, stdio),
+                Outgoing::Signal(number, signal) => launcher.signal(*number, *signal),
+                Outgoing::Kill(number) => launcher.kill(*number),
+            };
+            match (sent, message) {
+                (Err(error), message) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.outgoing.push_front(message);
+                    return;
                 }
-                other => return other,
+                (Err(error), Outgoing::Launch(number, ..)) => {
+                    let message = format!("could not reach the launcher process: {error}");
+                    self.end(number, ContainerEvent::LaunchFailed { message });
+                }
+                // It is gone, and its containers' ends are reported when its socket is read.
+                (Err(error), _) => tracing::warn!(%error, "could not reach the launcher"),
+                (Ok(()), _) => {}
             }
         }
     }
@@ -160,7 +184,15 @@ impl Supervisor {
     /// reported, and a new launcher takes over.
     fn launcher_died(&mut self) -> Result<(), StartError> {
         tracing::error!("the launcher process died; its containers died with it");
+        // Its socket closes before the kernel has killed its containers.
+        let dead = &self.launcher.get_ref().pidfd;
+        if !pidfd::ended_within(dead, LAST_WAIT).unwrap_or(false) {
+            tracing::error!(
+                "it does not end; what is left of its containers is released by the next start"
+            );
+        }
         release_orphans(&self.place.state_dir);
+        self.outgoing.clear();
         let launched: Vec<u64> = self
             .entries
             .iter()
@@ -243,10 +275,7 @@ impl Containers for Supervisor {
             preparing.abort();
             return self.end(number, ContainerEvent::Aborted);
         }
-        if let Err(error) = self.to_launcher(|launcher| launcher.kill(number)) {
-            // Then its end is reported when the socket's is read.
-            tracing::warn!(key, %error, "could not reach the launcher");
-        }
+        self.tell(Outgoing::Kill(number));
     }
 
     async fn next_event(&mut self) -> (String, ContainerEvent) {
@@ -259,6 +288,16 @@ impl Containers for Supervisor {
                     // An error is one that was aborted; its event is out already. A panic ends the process by itself.
                     if let Ok((number, result)) = joined {
                         self.prepared(number, result);
+                    }
+                }
+                writable = self.launcher.writable(), if !self.outgoing.is_empty() => {
+                    match writable {
+                        Ok(mut guard) => {
+                            guard.clear_ready();
+                            drop(guard);
+                            self.send_waiting();
+                        }
+                        Err(error) => tracing::error!(%error, "could not watch the launcher"),
                     }
                 }
                 readable = self.launcher.readable() => {
@@ -294,9 +333,7 @@ impl Supervisor {
         let Some(number) = self.number_of(key) else {
             return;
         };
-        if let Err(error) = self.to_launcher(|launcher| launcher.signal(number, signal)) {
-            tracing::warn!(key, %error, "could not reach the launcher");
-        }
+        self.tell(Outgoing::Signal(number, signal));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::agent::messages::{
     LinuxInfo, MountPropagationMode, Named, RlimitInfo, RlimitType, SandboxPathType, SeccompInfo,
     Volume, VolumeMode, VolumeSourceType,
 };
+use crate::beneath;
 use crate::core::TaskProblem;
 use crate::report;
 use crate::settings::Settings;
@@ -119,7 +120,7 @@ fn bind(
     inside: Option<&str>,
     has_image: bool,
 ) -> Result<Bind, String> {
-    let source = volume_source(volume, sandbox)?;
+    let (source, plain) = volume_source(volume, sandbox)?;
     let path = Path::new(&volume.container_path);
     let target = match (path.is_absolute(), inside) {
         (true, _) => path.to_owned(),
@@ -145,19 +146,25 @@ fn bind(
         source,
         target: target.display().to_string(),
         readonly,
+        plain,
     })
 }
 
-fn volume_source(volume: &Volume, sandbox: &Path) -> Result<PathBuf, String> {
+/// The source, and whether it lies in the sandbox, where earlier tasks may have planted links.
+fn volume_source(volume: &Volume, sandbox: &Path) -> Result<(PathBuf, bool), String> {
     let in_sandbox = |path: &str| {
         let directory =
             below(sandbox, path).ok_or_else(|| format!("{path:?} must stay below the sandbox"))?;
-        let made = std::fs::create_dir_all(&directory);
-        made.map_err(|error| format!("could not make {}: {error}", directory.display()))?;
-        Ok(directory)
+        beneath::make_directory(sandbox, Path::new(path)).map_err(|error| {
+            format!(
+                "could not make {} without following links: {error}",
+                directory.display()
+            )
+        })?;
+        Ok((directory, true))
     };
     let on_host = |path: &str| match Path::new(path) {
-        absolute if absolute.is_absolute() && absolute.exists() => Ok(absolute.to_owned()),
+        absolute if absolute.is_absolute() && absolute.exists() => Ok((absolute.to_owned(), false)),
         absolute if absolute.is_absolute() => Err(format!("{path:?} does not exist on the host")),
         _ => Err(format!("{path:?} must be absolute")),
     };
@@ -266,6 +273,7 @@ fn capabilities(
     };
     let default = Capabilities::default();
     let asked = effective.map(names).transpose()?;
+    let named = asked.is_some();
     let bounding = match (bounding.map(names).transpose()?, &asked) {
         (Some(bounding), _) => bounding,
         (None, Some(effective)) => effective.clone(),
@@ -287,6 +295,7 @@ fn capabilities(
         None => Ok(Capabilities {
             effective,
             bounding,
+            named,
         }),
     }
 }

@@ -14,7 +14,6 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::hierarchy::{Hierarchies, Hierarchy, Version};
-use super::placement::is_removable_parent;
 use crate::declaration::{CgroupPlacement, ContainerId};
 use crate::error::{Error, Result};
 
@@ -24,13 +23,15 @@ const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How often directories are made again because another container's removal took their empty parent away.
 const CREATION_ATTEMPTS: usize = 64;
 
+/// The mark of parents that we made ourselves, merely to hold containers (xattr(7); cgroup file systems keep them).
+const MADE_HERE: &str = "trusted.tepui";
+
 /// A container's directory in one hierarchy, whether it exists or not.
 #[derive(Debug, Clone)]
 pub struct Directory {
     hierarchy: &'static Hierarchy,
     parent: PathBuf,
     path: PathBuf,
-    removable_parent: bool,
 }
 
 impl Directory {
@@ -72,7 +73,6 @@ impl Directory {
             hierarchy,
             parent: parent.to_owned(),
             path: hierarchy.directory(&parent.join(id.as_str())),
-            removable_parent: is_removable_parent(placement, controller),
         }
     }
 
@@ -104,7 +104,7 @@ impl Directory {
     pub fn create(&self, controller: Option<&str>) -> Result<()> {
         let mut attempt = 1;
         loop {
-            match fs::create_dir_all(&self.path) {
+            match self.create_all() {
                 Ok(()) => break,
                 // The last container below the same parent was removed between two steps of ours.
                 Err(error)
@@ -121,6 +121,40 @@ impl Directory {
             (Version::V2, Some(controller)) => self.pass_down(controller),
             _ => Ok(()),
         }
+    }
+
+    /// Makes what is missing and marks parents that are made here, so that only those go with the last container: an
+    /// operator's own, which may hold limits, stays.
+    fn create_all(&self) -> std::io::Result<()> {
+        match fs::create_dir(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.path.is_dir() => {
+                return Ok(());
+            }
+            other => return other,
+        }
+        let above: Vec<&Path> = self
+            .path
+            .ancestors()
+            .skip(1)
+            .take_while(|path| !path.exists())
+            .collect();
+        for parent in above.into_iter().rev() {
+            match fs::create_dir(parent) {
+                Ok(()) => {
+                    // Without extended attributes it merely stays.
+                    let _ = rustix::fs::setxattr(
+                        parent,
+                        MADE_HERE,
+                        b"1",
+                        rustix::fs::XattrFlags::empty(),
+                    );
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        fs::create_dir(&self.path)
     }
 
     /// Enables a v2 controller in every directory above the container's, from the top.
@@ -186,10 +220,12 @@ impl Directory {
             self.kill(id, placement)?;
             self.wait_until_empty()?;
         }
-        match self.parent_path() {
-            Some(parent) if self.removable_parent => remove_if_empty(&parent),
-            _ => Ok(()),
+        let mut parent = self.path.parent();
+        while let Some(directory) = parent.filter(|directory| was_made_here(directory)) {
+            remove_if_empty(directory)?;
+            parent = directory.parent().filter(|_| !directory.exists());
         }
+        Ok(())
     }
 
     /// One round of SIGKILL to everything in it.
@@ -204,17 +240,19 @@ impl Directory {
         if let Some(unified) = Self::unified(id, placement)? {
             ignore_absent(unified.write("cgroup.kill", "1"))?;
         }
-        if self.version() == Version::V1 || !self.has("cgroup.kill") {
-            for directory in tree(&self.path)? {
-                kill_members(&directory)?;
-            }
-        }
+        let killed = match self.version() == Version::V1 || !self.has("cgroup.kill") {
+            true => tree(&self.path)?
+                .iter()
+                .try_for_each(|directory| kill_members(directory)),
+            false => Ok(()),
+        };
+        // Thawed in any case: frozen tasks could not be killed by anybody.
         if let Some(freezer) = &freezer {
             for directory in tree(&freezer.path)? {
                 ignore_absent(write(&directory, "freezer.state", "THAWED"))?;
             }
         }
-        Ok(())
+        killed
     }
 
     /// Waits, for a short while, until no process is left in it.
@@ -329,6 +367,11 @@ fn remove_tree(top: &Path) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+fn was_made_here(directory: &Path) -> bool {
+    let mut value = [0u8; 1];
+    rustix::fs::getxattr(directory, MADE_HERE, &mut value).is_ok()
 }
 
 /// Removes a parent directory unless another container is in it.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::hierarchy::{Hierarchies, Membership, Version, memberships};
 use crate::declaration::CgroupPlacement;
@@ -100,12 +100,6 @@ fn place(
     Ok(placement)
 }
 
-/// Whether this process made `directory` merely to hold containers, so that it goes with the last of them.
-pub(super) fn is_removable_parent(placement: &CgroupPlacement, controller: &str) -> bool {
-    let nested: Option<&PathBuf> = placement.nested.get(controller);
-    nested.is_none_or(|path| path.ends_with(NESTED_DIRECTORY))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +121,7 @@ mod tests {
         cgroups: &str,
         nested: Option<bool>,
         id: Option<&str>,
-    ) -> BTreeMap<String, PathBuf> {
+    ) -> BTreeMap<String, std::path::PathBuf> {
         let (host, own) = host(cgroups, false);
         place(&host, &own, nested, Path::new("/tepui"), id)
             .expect("a placement")

@@ -152,6 +152,7 @@ fn one(declaration: &Declaration, mount: &oci_spec::runtime::Mount) -> Result<De
         MountKind::Bind {
             source: source.to_owned(),
             recursive: options.recursive_bind || typ == "rbind",
+            plain_source: options.plain_source,
         }
     } else if typ.is_empty() {
         return Err(refused("without a type", "only a bind mount has none"));
@@ -283,7 +284,8 @@ mod tests {
             bind.kind,
             MountKind::Bind {
                 source: "/srv/data".into(),
-                recursive: true
+                recursive: true,
+                plain_source: false,
             }
         );
         assert_eq!(
@@ -296,7 +298,8 @@ mod tests {
             by_type.kind,
             MountKind::Bind {
                 source: "/s".into(),
-                recursive: false
+                recursive: false,
+                plain_source: false,
             }
         );
     }

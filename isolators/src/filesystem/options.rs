@@ -29,6 +29,9 @@ pub struct Options {
     pub read_write: bool,
     /// `MS_PRIVATE` and its like, 0 for none.
     pub propagation: u64,
+    /// The source must be reached without any symbolic link (`x-tepui-plain-source`, our own): it lies where a workload
+    /// can plant some.
+    pub plain_source: bool,
     /// What is left: keys and values for the file system, in order.
     pub filesystem: Vec<(CString, Option<CString>)>,
 }
@@ -42,6 +45,7 @@ enum Effect {
     Propagation(u64),
     Bind,
     RecursiveBind,
+    PlainSource,
     /// A default, or a hint that the kernel ignores.
     Nothing,
     /// The file system's own business.
@@ -90,6 +94,7 @@ fn effect(option: &str) -> Effect {
         "runbindable" => Propagation(MS_UNBINDABLE | MS_REC),
         "bind" => Bind,
         "rbind" => RecursiveBind,
+        "x-tepui-plain-source" => PlainSource,
         "defaults" | "async" | "loud" | "silent" | "nolazytime" | "nomand" => Nothing,
         "idmap" | "ridmap" => Refused("this version has no id-mapped mounts"),
         "tmpcopyup" => Refused("this version does not copy what the image has below a tmpfs"),
@@ -130,6 +135,7 @@ impl Options {
                     options.bind = true;
                     options.recursive_bind = true;
                 }
+                Effect::PlainSource => options.plain_source = true,
                 Effect::Nothing => {}
                 Effect::Filesystem => options.filesystem.push(key_and_value(word)?),
                 Effect::Refused(rule) => return refused(rule),
