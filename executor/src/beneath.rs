@@ -2,7 +2,7 @@
 //! symbolic link and never into another mount (openat2(2), Linux 5.6).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -36,26 +36,32 @@ pub fn make_directory(base: &Path, relative: &Path) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Opens a regular file for appending, and makes it where it is missing.
+/// Opens a regular file for appending, and makes it where it is missing. What is there is looked at before it is opened:
+/// opening a pipe blocks, and opening a device may do anything.
 ///
 /// # Errors
-/// ELOOP for a symbolic link, `InvalidInput` for anything that is not a regular file of this name alone: a pipe would
-/// block whoever opens it, and a second name may lie anywhere.
+/// ELOOP for a symbolic link, `InvalidInput` for anything that is not a regular file of this name alone: a second name
+/// may lie anywhere.
 pub fn append(directory: impl AsFd, name: &str) -> io::Result<OwnedFd> {
-    let flags =
-        OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat2(directory, name, flags, Mode::from_raw_mode(0o644), STRICT)?;
-    let status = rustix::fs::fstat(&file)?;
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+    let new = flags | OFlags::CREATE | OFlags::EXCL;
+    let mode = Mode::from_raw_mode(0o644);
+    match rustix::fs::openat2(&directory, name, new, mode, STRICT) {
+        Err(Errno::EXIST) => {}
+        other => return Ok(other?),
+    }
+    let seen = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::openat2(&directory, name, seen, Mode::empty(), STRICT)?;
+    let status = rustix::fs::fstat(&place)?;
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile || status.st_nlink != 1 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is not a regular file with one name",
         ));
     }
-    // For a regular file it means nothing, but the workload would inherit it.
-    let flags = rustix::fs::fcntl_getfl(&file)?;
-    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
-    Ok(file)
+    // Through the descriptor: the name may mean something else by now.
+    let path = format!("/proc/self/fd/{}", place.as_raw_fd());
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 #[cfg(test)]

@@ -83,6 +83,33 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Makes the directories absolute: they are used after the working directory has changed.
+    ///
+    /// # Errors
+    /// When there is no working directory, or the cgroup parent is not a path from the root.
+    pub fn make_absolute(&mut self) -> std::io::Result<()> {
+        for directory in [&mut self.store_dir, &mut self.state_dir] {
+            *directory = std::path::absolute(&directory)?;
+        }
+        let parent = self.cgroup_parent.components();
+        let plain = parent
+            .skip(1)
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !self.cgroup_parent.is_absolute() || !plain {
+            let rule = format!(
+                "--cgroup-parent {} must begin with / and have no ..",
+                self.cgroup_parent.display()
+            );
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, rule));
+        }
+        // An empty variable is one that is not set.
+        self.isolation = self
+            .isolation
+            .take()
+            .filter(|names| !names.trim().is_empty());
+        Ok(())
+    }
+
     /// The same settings as a command line, for a child process of ours.
     pub fn to_arguments(&self) -> Vec<OsString> {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {

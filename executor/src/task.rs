@@ -83,7 +83,7 @@ impl Context {
         let container = task.container.as_ref();
         let command = self.command_info(task)?;
         let image = self.image(container)?;
-        let resources = resources::read(task);
+        let resources = resources::read(task)?;
         let sandbox = self.task_sandbox(task, in_group)?;
         let inside = if image.is_some() {
             SANDBOX.to_owned()

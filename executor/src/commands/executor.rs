@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use tepui_isolators::registry;
 use tepui_oci::{DefaultRegistry, Store};
 
 use super::Failure;
@@ -33,7 +32,8 @@ impl Executor {
     ///
     /// # Errors
     /// When the environment is not that of an executor, or the agent refuses us.
-    pub fn run(self) -> Result<i32, Failure> {
+    pub fn run(mut self) -> Result<i32, Failure> {
+        self.settings.make_absolute()?;
         let variables: HashMap<String, String> = std::env::vars().collect();
         let environment = Environment::from_variables(&variables)?;
         let default_registry = self
@@ -43,19 +43,26 @@ impl Executor {
             .map(str::parse::<DefaultRegistry>)
             .transpose()?;
         // A misspelt name is told now and not by each task.
-        registry::select(self.settings.isolation.as_deref())?;
+        super::warn_of_what_is_left_out(&self.settings)?;
         let refusal = super::refusal(&self.settings);
         if refusal.is_some() {
             return self.refuse_all(&environment, default_registry, refusal);
         }
         seal::protect_own_program(seal::Method::Copy)?;
-        let launcher = Launcher::start()?;
+        let opened = Store::open(&self.settings.store_dir).map_err(Failure::from);
+        let (launcher, store) = match opened.and_then(|store| Ok((Launcher::start()?, store))) {
+            Ok(both) => both,
+            // The scheduler is told why, and not only that the executor ended.
+            Err(error) => {
+                let refusal = Some(crate::report::chain(error.as_ref()));
+                return self.refuse_all(&environment, default_registry, refusal);
+            }
+        };
         let state_dir = self.settings.state_dir.clone();
         let recovery = {
             let state_dir = state_dir.clone();
             std::thread::spawn(move || release_orphans(&state_dir))
         };
-        let store = Store::open(&self.settings.store_dir)?;
         let place = Place {
             state_dir,
             isolation: self.settings.isolation.clone(),

@@ -2,7 +2,7 @@
 //! us as it would to an agent.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::agent::messages::{
     Event, EventType, Json as _, Kill, Reason, Source, TaskId, TaskState, TaskStatus,
 };
+use crate::beneath;
 use crate::core::exit_status_of_message;
 use crate::local_agent::{LocalAgent, TaskFile, TaskFileError};
 use crate::settings::{ContentType, Settings};
@@ -47,6 +48,14 @@ pub enum Error {
     /// Its description.
     #[error(transparent)]
     TaskFile(#[from] TaskFileError),
+    /// Words in it that mean nothing.
+    #[error("{}: a TaskInfo has no field {fields}; correct or remove it", file.display())]
+    UnknownFields {
+        /// The file.
+        file: PathBuf,
+        /// Their paths, comma separated.
+        fields: String,
+    },
     /// Files and processes around it.
     #[error("could not {action} {}", path.display())]
     File {
@@ -98,11 +107,13 @@ impl Local {
     /// When the file describes no task, or the executor cannot be started.
     pub fn run(self) -> Result<i32, Error> {
         let file = TaskFile::read(&self.task)?;
-        for field in file.unknown_fields() {
-            eprintln!(
-                "tepui: {}: Mesos knows no field {field}",
-                self.task.display()
-            );
+        let unknown: Vec<&str> = file.unknown_fields().iter().map(AsRef::as_ref).collect();
+        if !unknown.is_empty() {
+            // Somebody wrote it by hand, and what is misspelt would not happen.
+            return Err(Error::UnknownFields {
+                file: self.task.clone(),
+                fields: unknown.join(", "),
+            });
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -169,10 +180,13 @@ impl Local {
         sandbox: &Path,
         outputs: &mut Vec<Tail>,
     ) -> Result<Child, Error> {
+        let sandbox = &sandbox.canonicalize().map_err(failed("find", sandbox))?;
+        let directory =
+            beneath::make_directory(sandbox, Path::new("")).map_err(failed("open", sandbox))?;
         let mut output = |name: &str| {
             let path = sandbox.join(name);
-            let open = OpenOptions::new().create(true).append(true).open(&path);
-            let file = open.map_err(failed("open", &path))?;
+            // A task of an earlier run in this sandbox may have put anything there.
+            let file = beneath::append(&directory, name).map_err(failed("append to", &path))?;
             if self.output == Output::Stderr {
                 outputs.push(Tail::at_end(path)?);
             }

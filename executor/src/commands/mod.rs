@@ -7,6 +7,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tepui_isolators::registry;
 
 use crate::settings::{Rootless, Settings};
 
@@ -31,7 +32,19 @@ enum Command {
 
 /// Parses the command line and runs it. The exit status is the workload's own, 125 when tepui itself failed.
 pub fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            // Nothing can be done where even this cannot be printed.
+            let _ = error.print();
+            // Help that was asked for is no failure; what cannot be understood is one of ours.
+            return if error.use_stderr() {
+                ExitCode::from(125)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
     start_log();
     let result = match line.command {
         Command::Executor(command) => command.run(),
@@ -51,11 +64,10 @@ pub fn main() -> ExitCode {
 pub fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TEPUI_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(colour)
+        .with_ansi(false)
         .init();
 }
 
@@ -74,6 +86,25 @@ fn refusal(settings: &Settings) -> Option<String> {
                             task by setting ExecutorInfo.command.user to root"
             .to_owned(),
     })
+}
+
+/// Says which isolators were left out: that is asked for by name, and shall not be overlooked.
+fn warn_of_what_is_left_out(settings: &Settings) -> Result<(), tepui_isolators::Error> {
+    let used = registry::select(settings.isolation.as_deref())?;
+    let is_used = |name: &str| used.iter().any(|isolator| isolator.name() == name);
+    let all = registry::all();
+    let left_out: Vec<&str> = all
+        .iter()
+        .map(|isolator| isolator.name())
+        .filter(|name| !is_used(name))
+        .collect();
+    if !left_out.is_empty() {
+        tracing::warn!(
+            "--isolation leaves out {}: what depends on them has no effect",
+            left_out.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// The runtime of everything asynchronous: one thread, and others for blocking work.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tepui_isolators::{ContainerId, LimitEvent, cgroups, registry};
+use tepui_isolators::{ContainerId, LimitEvent, cgroups};
 use tepui_oci::{DefaultRegistry, ImageReference, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -154,9 +154,10 @@ impl Run {
     ///
     /// # Errors
     /// When tepui itself failed, before anything ran.
-    pub fn run(self) -> Result<i32, Failure> {
+    pub fn run(mut self) -> Result<i32, Failure> {
+        self.settings.make_absolute()?;
         // A misspelt name is told now and not by each container.
-        registry::select(self.settings.isolation.as_deref())?;
+        super::warn_of_what_is_left_out(&self.settings)?;
         if let Some(refusal) = super::refusal(&self.settings) {
             return Err(refusal.into());
         }
@@ -199,6 +200,7 @@ impl Run {
         };
         containers.launch("run", request);
 
+        let mut stops = 0;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         loop {
@@ -212,8 +214,8 @@ impl Run {
                     ContainerEvent::Aborted => return Ok(128 + libc::SIGTERM),
                     ContainerEvent::Exited { status, limit } => return Ok(exit_status(status, limit)),
                 },
-                _ = interrupt.recv() => containers.stop("run", libc::SIGINT),
-                _ = terminate.recv() => containers.stop("run", libc::SIGTERM),
+                _ = interrupt.recv() => stops += stop(&mut containers, stops, libc::SIGINT),
+                _ = terminate.recv() => stops += stop(&mut containers, stops, libc::SIGTERM),
             }
         }
     }
@@ -253,6 +255,16 @@ impl Run {
             cgroups: cgroups::placement::placement(nested, &self.settings.cgroup_parent, None)?,
         })
     }
+}
+
+/// The first signal is passed on. A program that is process 1 ignores what it has no handler for (pid_namespaces(7)), so
+/// the second kills.
+fn stop(containers: &mut Supervisor, before: u32, signal: i32) -> u32 {
+    match before {
+        0 => containers.stop("run", signal),
+        _ => containers.destroy("run"),
+    }
+    1
 }
 
 /// Six random bytes: an id is never used twice, so that what is left of one is never taken for another.

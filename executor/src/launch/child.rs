@@ -174,6 +174,19 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::mount::move_mount(mount, c"", place, c"", flags)
 }
 
+/// EXDEV for a place in procfs, sysfs or a cgroup file system, EBUSY for the root itself.
+fn refuse_kernel_places(place: BorrowedFd<'_>) -> Result<(), Errno> {
+    const KERNEL: [u64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
+    if KERNEL.contains(&(rustix::fs::fstatfs(place)?.f_type as u64)) {
+        return Err(Errno::XDEV);
+    }
+    let (root, target) = (rustix::fs::stat(c".")?, rustix::fs::fstat(place)?);
+    match (root.st_dev, root.st_ino) == (target.st_dev, target.st_ino) {
+        true => Err(Errno::BUSY),
+        false => Ok(()),
+    }
+}
+
 fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
     let extra = if mount.plain_target {
         ResolveFlags::NO_SYMLINKS
@@ -181,6 +194,9 @@ fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
         ResolveFlags::empty()
     };
     let place = resolve_or_make(&mount.target, mount.create, extra)?;
+    if !mount.may_cover_kernel {
+        refuse_kernel_places(place.as_fd())?;
+    }
     match &mount.source {
         MountSource::Tree { tree, .. } => {
             if mount.attributes != 0 {

@@ -4,7 +4,7 @@
 //! laid out for execve(2). The list can be printed, asserted on without root, and made to fail at any step.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +100,7 @@ pub fn steps(
     // After everything that writes.
     steps.extend(info.readonly_root.then_some(Step::ReadonlyRoot));
     for (number, from) in attachments.stdio.into_iter().enumerate() {
+        let from = without_host_null(from)?;
         steps.push(Step::Stdio {
             from,
             number: number as i32,
@@ -229,6 +230,25 @@ fn null_device() -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// A standard descriptor that is the host's null device becomes one through a read-only mount: through the other anybody
+/// inside could change the node's mode for the whole host (fchmod(2)).
+fn without_host_null(descriptor: OwnedFd) -> Result<OwnedFd> {
+    let failed = |errno: rustix::io::Errno| Error::Open {
+        path: "/dev/null".into(),
+        source: errno.into(),
+    };
+    let status = rustix::fs::fstat(&descriptor).map_err(failed)?;
+    let is_null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+        && status.st_rdev == rustix::fs::makedev(1, 3);
+    if !is_null {
+        return Ok(descriptor);
+    }
+    let mode = rustix::fs::fcntl_getfl(&descriptor).map_err(failed)? & OFlags::RWMODE;
+    let tree = null_device()?;
+    let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+}
+
 fn root_step(root: RootMount, target: &CString) -> Result<Step> {
     match root {
         RootMount::Bind { source, attributes } => {
@@ -342,7 +362,12 @@ fn mount_step(mount: Mount, own_root: bool) -> Result<MountStep> {
             }
         }
     };
+    let text = mount.target.as_bytes();
+    let in_kernel = [&b"/proc"[..], b"/sys"]
+        .iter()
+        .any(|top| text.starts_with(top));
     Ok(MountStep {
+        may_cover_kernel: in_kernel,
         target: mount.target,
         source,
         attributes: mount.attributes,

@@ -123,6 +123,9 @@ pub struct MountStep {
     pub propagation: u64,
     /// Whether the target must be reached without any symbolic link.
     pub plain_target: bool,
+    /// Whether it may lie in a file system of the kernel, as the declared name says. A link of the image must not lead
+    /// another mount there, nor over the root.
+    pub may_cover_kernel: bool,
     /// What to make when the target is missing.
     pub create: Create,
 }

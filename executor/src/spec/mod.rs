@@ -250,10 +250,14 @@ fn mounts(options: &Options, has_image: bool) -> Vec<Value> {
         }
     }
     for bind in &options.binds {
-        // Device nodes come from /dev alone, on all mounts below too; mounts of the host that appear later come along,
-        // none goes back.
-        let mut words = vec!["rbind", "rnodev", "rslave"];
-        words.extend(bind.readonly.then_some("rro"));
+        // Device nodes come from /dev alone, on all mounts below too. Mounts of the host that appear later come along
+        // where they may be written to, and none goes back.
+        let mut words = vec!["rbind", "rnodev"];
+        words.extend(match bind.readonly {
+            // What the host mounts there later would be writable.
+            true => ["rro", "rprivate"].as_slice(),
+            false => &["rslave"],
+        });
         words.extend(bind.plain.then_some("x-tepui-plain-source"));
         mounts.push(json!({
             "destination": bind.target, "type": "bind", "source": bind.source, "options": words,

@@ -47,10 +47,16 @@ impl User {
 
 impl From<Ids> for User {
     fn from(ids: Ids) -> Self {
+        // The own group is among the supplementary ones too: else a setgid program could lose a group that denies
+        // (CVE-2022-36109).
+        let mut additional_gids = ids.additional_gids;
+        if !additional_gids.contains(&ids.gid) {
+            additional_gids.insert(0, ids.gid);
+        }
         Self {
             uid: ids.uid,
             gid: ids.gid,
-            additional_gids: ids.additional_gids,
+            additional_gids,
         }
     }
 }

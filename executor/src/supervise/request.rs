@@ -88,7 +88,10 @@ impl Request {
             None => None,
         };
         let declaration = spec::declare(&self.options, &store, image.as_ref())?;
-        if let (Some(sandbox), Some(process)) = (&self.sandbox, declaration.spec.process()) {
+        // Root needs no gift, and the directory may be somebody's.
+        if let (Some(sandbox), Some(process)) = (&self.sandbox, declaration.spec.process())
+            && process.user().uid() != 0
+        {
             let user = process.user();
             give(sandbox, user.uid(), user.gid()).map_err(|source| PrepareError::Stdio {
                 what: sandbox.display().to_string(),

@@ -1,6 +1,8 @@
 //! The resources of a task in the kernel's units.
 
+use super::invalid;
 use crate::agent::messages::TaskInfo;
+use crate::core::TaskProblem;
 
 /// Bytes of a Mesos "MB".
 const MIB: i64 = 1 << 20;
@@ -22,7 +24,27 @@ pub struct Resources {
 }
 
 /// Sums entries of one name (several roles, reservations), and lets `limits` replace the sum as the hard limit.
-pub fn read(task: &TaskInfo) -> Resources {
+///
+/// # Errors
+/// For amounts that are no numbers, or below zero.
+pub fn read(task: &TaskInfo) -> Result<Resources, TaskProblem> {
+    let amounts = task
+        .resources
+        .iter()
+        .filter_map(|resource| Some((&resource.name, resource.scalar.as_ref()?.value)));
+    let limits = task
+        .limits
+        .iter()
+        .map(|(name, scalar)| (name, scalar.value));
+    if let Some((name, value)) = amounts
+        .chain(limits)
+        .find(|(_, value)| value.is_nan() || *value < 0.0)
+    {
+        return Err(invalid(
+            &format!("resources[{name}]"),
+            &format!("{value} is not an amount"),
+        ));
+    }
     let sum = |name: &str| {
         let entries = task
             .resources
@@ -37,12 +59,12 @@ pub fn read(task: &TaskInfo) -> Resources {
     let finite = |value: f64| value.is_finite().then_some(value);
     // Whole MB, as Mesos takes them; never below its minimum.
     let bytes = |megabytes: f64| ((megabytes as i64).saturating_mul(MIB)).max(LEAST_MEMORY);
-    Resources {
+    Ok(Resources {
         cpu_request,
         cpu_limit: limit("cpus").or(cpu_request).and_then(finite),
         memory_request: memory_request.map(bytes),
         memory_limit: limit("mem").or(memory_request).and_then(finite).map(bytes),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -68,7 +90,7 @@ mod tests {
 
     #[test]
     fn entries_add_up_and_limits_replace_the_sum() {
-        let read = |resources, limits| super::read(&task(resources, limits));
+        let read = |resources, limits| super::read(&task(resources, limits)).expect("amounts");
         let two_roles = read(&[("cpus", 0.5), ("mem", 64.9), ("cpus", 0.25)], &[]);
         assert_eq!(two_roles.cpu_request, Some(0.75));
         assert_eq!(two_roles.cpu_limit, Some(0.75));
@@ -81,5 +103,9 @@ mod tests {
         assert_eq!(limited.memory_request, Some(64 * MIB));
         assert_eq!(read(&[("mem", 1.0)], &[]).memory_limit, Some(LEAST_MEMORY));
         assert_eq!(read(&[], &[]), Resources::default());
+        for bad in [f64::NAN, -1.0] {
+            assert!(super::read(&task(&[("mem", bad)], &[])).is_err());
+            assert!(super::read(&task(&[], &[("cpus", bad)])).is_err());
+        }
     }
 }

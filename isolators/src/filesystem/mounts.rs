@@ -117,7 +117,7 @@ fn one(declaration: &Declaration, mount: &oci_spec::runtime::Mount) -> Result<De
     let bind = options.bind || matches!(typ, "bind" | "rbind");
 
     let text = target.to_string_lossy();
-    let plain_target = matches!(text.as_ref(), "/proc" | "/sys");
+    let plain_target = matches!(text.as_ref(), "/proc" | "/sys" | "/dev");
     if text == "/proc" && typ != "proc" && !(bind && source == Some(Path::new("/proc"))) {
         return Err(refused("with another type", "only procfs may be there"));
     }
@@ -254,7 +254,7 @@ mod tests {
             ]
         );
         let plain = |d: &&Declared| matches!(d, Declared::Mount(mount) if mount.plain_target);
-        assert_eq!(declared.iter().filter(plain).count(), 2);
+        assert_eq!(declared.iter().filter(plain).count(), 3);
         let Declared::Mount(Mount {
             kind: MountKind::Devices { nodes, options, .. },
             ..

@@ -59,6 +59,14 @@ impl Isolator for PidNamespace {
             let (words, verdict) = match live.pid_namespace_first_is_outside {
                 Some(true) => ("a process outside of the container", Verdict::Weaker),
                 Some(false) => ("a process of the container", Verdict::Match),
+                // In the host's own there is no need to see it.
+                None if live
+                    .namespaces
+                    .get("pid")
+                    .is_some_and(|pid| pid.shared_with_observer) =>
+                {
+                    ("a process of the host", Verdict::Weaker)
+                }
                 None => ("not seen", Verdict::Unknown),
             };
             findings.push(Finding {

@@ -119,7 +119,12 @@ impl Header {
             u32::try_from(number(field)?)
                 .map_err(|_| "its device number is out of range".to_owned())
         };
-        Ok(make(part(&self.0[329..337])?, part(&self.0[337..345])?))
+        let (major, minor) = (part(&self.0[329..337])?, part(&self.0[337..345])?);
+        // The kernel keeps 12 and 20 bits and cuts the rest off: 4096:0 would become 0:0, which is a whiteout.
+        match major < 1 << 12 && minor < 1 << 20 {
+            true => Ok(make(major, minor)),
+            false => Err(format!("there is no device {major}:{minor}")),
+        }
     }
 }
 

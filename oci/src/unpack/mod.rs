@@ -89,7 +89,7 @@ impl Default for Limits {
         Self {
             entries: 4 << 20,
             bytes: 256 << 30,
-            names: 512 << 20,
+            names: 64 << 20,
         }
     }
 }
