@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
+const TLS: &str = "https://";
+
 /// The registry of names without a host when none is configured.
 const DOCKER_HUB: &str = "docker.io";
 
@@ -54,13 +56,15 @@ pub struct RegistryReference {
     pub tag: Option<String>,
     /// The digest; it wins over the tag.
     pub digest: Option<Digest>,
+    /// Whether `https://` was asked for by name: then plain HTTP is not tried on loopback either.
+    pub tls_only: bool,
 }
 
 /// Where names without a host are looked for (`--docker-registry`, as Mesos' agent flag of that name).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DefaultRegistry {
-    /// Host, and port if it was given.
+    /// Host, and port if it was given; begins with `https://` when that was asked for by name.
     Url(String),
     /// A directory of `NAME[:TAG].tar` archives.
     Directory(PathBuf),
@@ -129,6 +133,7 @@ impl ImageReference {
                 "its tag must be up to 128 letters, digits, '_', '.' or '-'",
             ));
         }
+        let mut tls_only = false;
         let host = match (host, default) {
             (Some(host), _) => {
                 check_host(host).map_err(|rule| bad(&rule))?;
@@ -142,7 +147,10 @@ impl ImageReference {
             (None, Some(DefaultRegistry::Directory(dir))) => {
                 return Ok(archive_in(dir, repository, tag));
             }
-            (None, Some(DefaultRegistry::Url(host))) => host.clone(),
+            (None, Some(DefaultRegistry::Url(url))) => {
+                tls_only = url.starts_with(TLS);
+                url.strip_prefix(TLS).unwrap_or(url).to_owned()
+            }
             (None, None) => DOCKER_HUB.into(),
         };
         let hub = matches!(
@@ -166,6 +174,7 @@ impl ImageReference {
             repository,
             tag,
             digest,
+            tls_only,
         }))
     }
 
@@ -362,7 +371,7 @@ impl FromStr for DefaultRegistry {
             wanted: "a registry or a directory of image archives",
             rule,
         };
-        let (plain, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+        let (plain, rest) = match (text.strip_prefix("http://"), text.strip_prefix(TLS)) {
             (Some(rest), _) => (true, rest),
             (_, Some(rest)) => (false, rest),
             _ if text.starts_with('/') || Path::new(text).is_dir() => {
@@ -382,7 +391,8 @@ impl FromStr for DefaultRegistry {
                 "plain HTTP is only for 127.0.0.0/8, ::1 and localhost; use https://".into(),
             ));
         }
-        Ok(Self::Url(host.into()))
+        let scheme = if text.starts_with(TLS) { TLS } else { "" };
+        Ok(Self::Url(format!("{scheme}{host}")))
     }
 }
 
@@ -513,7 +523,7 @@ mod tests {
                 .parse::<DefaultRegistry>()
                 .unwrap()
                 .to_string(),
-            "reg.example"
+            "https://reg.example"
         );
         for text in [
             "http://reg.example",
@@ -557,8 +567,8 @@ mod tests {
 
     #[test]
     fn relative_places_can_be_anchored() {
-        let of = |text: &str| shown_at(text, "/work");
-        assert_eq!(of("oci:web:v1"), "oci:/work/web:v1");
+        let of = |text: &str| shown_at(text, "/srv");
+        assert_eq!(of("oci:web:v1"), "oci:/srv/web:v1");
         assert_eq!(of("oci-archive:/abs.tar"), "oci-archive:/abs.tar");
     }
 

@@ -57,7 +57,7 @@ impl Client {
     pub fn new(reference: &RegistryReference, image: String) -> Result<Self> {
         let plain = Origin::new(false, reference.endpoint());
         let origin = match plain {
-            Ok(origin) if origin.is_loopback() => Ok(origin),
+            Ok(origin) if origin.is_loopback() && !reference.tls_only => Ok(origin),
             _ => Origin::new(true, reference.endpoint()),
         };
         let origin = origin.map_err(|rule| Error::Reference {
