@@ -10,7 +10,7 @@ use crate::driver;
 use crate::launcher::handle::Launcher;
 use crate::seal;
 use crate::settings::{ContentType, Settings};
-use crate::supervise::supervisor::{Place, Supervisor, release_orphans};
+use crate::supervise::supervisor::{Place, Supervisor, release_orphans, sweep};
 use crate::supervise::{ContainerEvent, Containers};
 use crate::task::Context;
 
@@ -61,7 +61,12 @@ impl Executor {
         let state_dir = self.settings.state_dir.clone();
         let recovery = {
             let state_dir = state_dir.clone();
-            std::thread::spawn(move || release_orphans(&state_dir))
+            let layers = store.writable_layers();
+            std::thread::spawn(move || {
+                release_orphans(&state_dir);
+                // Large layers are not worth waiting for: what is not done when we end is done by the next start.
+                drop(std::thread::spawn(move || sweep(&layers)));
+            })
         };
         let place = Place {
             state_dir,

@@ -13,7 +13,7 @@ use crate::seal;
 use crate::settings::{Placement, Settings};
 use crate::spec::{Bind, Capabilities, Command, Options, Seccomp, defaults};
 use crate::supervise::request::{Request, Stdio};
-use crate::supervise::supervisor::{Place, Supervisor, release_orphans};
+use crate::supervise::supervisor::{Place, Supervisor, release_orphans, sweep};
 use crate::supervise::{ContainerEvent, Containers};
 
 /// Runs a container and exits as its command does
@@ -165,9 +165,11 @@ impl Run {
         release_orphans(&self.settings.state_dir);
         let launcher = Launcher::start()?;
         let runtime = super::runtime()?;
+        let layers = Store::open(&self.settings.store_dir)?.writable_layers();
         let result = runtime.block_on(self.run_with(launcher));
         // A pull that was given up must not hold us.
         runtime.shutdown_background();
+        sweep(&layers);
         result
     }
 

@@ -176,7 +176,12 @@ impl Supervisor {
                 number,
                 status,
                 limit,
-            } => self.end(number, ContainerEvent::Exited { status, limit }),
+            } => {
+                self.end(number, ContainerEvent::Exited { status, limit });
+                // Beside the loop: it may take long, and what is not done when we end is done by the next start.
+                let layers = self.store.writable_layers();
+                drop(tokio::task::spawn_blocking(move || sweep(&layers)));
+            }
         }
     }
 
@@ -334,6 +339,16 @@ impl Supervisor {
             return;
         };
         self.tell(Outgoing::Signal(number, signal));
+    }
+}
+
+/// Removes large writable layers that were set aside.
+pub fn sweep(layers: &std::path::Path) {
+    if let Err(error) = tepui_isolators::filesystem::writable::sweep(layers) {
+        tracing::warn!(
+            error = report::chain(&error),
+            "could not remove what is left of a writable layer"
+        );
     }
 }
 

@@ -110,7 +110,7 @@ impl Isolator for LinuxFilesystem {
 
     fn cleanup(&self, _: &ContainerId, declaration: &Declaration) -> Result<()> {
         match &declaration.rootfs {
-            RootFilesystem::Overlay(overlay) => writable::remove(&overlay.writable),
+            RootFilesystem::Overlay(overlay) => writable::discard(&overlay.writable),
             RootFilesystem::Host | RootFilesystem::Directory(_) => Ok(()),
         }
     }

@@ -7,4 +7,4 @@ pub mod linux;
 pub mod look;
 mod mounts;
 mod options;
-mod writable;
+pub mod writable;

@@ -95,6 +95,11 @@ impl Store {
         self.dir.join("layers")
     }
 
+    /// Where the writable layers of containers lie, one directory each.
+    pub fn writable_layers(&self) -> PathBuf {
+        self.writable("")
+    }
+
     /// Where a container has its upper and work directories, on the file system of the layers. Not created.
     pub fn writable(&self, container: &str) -> PathBuf {
         self.dir.join("containers").join(container)
