@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `lock` | flock(2)ed by the launcher for as long as the container belongs to it |
+//! | `lock` | locked by the launcher for as long as the container belongs to it (fcntl(2), F_SETLK) |
 //! | `declaration.json` | what was asked for, enough to release everything by name |
 //! | `state.json` | runtime-spec state, with the boot id and start time that identify the process |
 //! | `rootfs` | an empty directory: where the root is mounted, in the container's own mount namespace |
@@ -304,11 +304,13 @@ fn try_lock(directory: &Path) -> Result<Option<OwnedFd>> {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(errno) => return Err(file_error("open", &path)(errno.into())),
     };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    // A record lock belongs to the process: a container's process that is still being set up, perhaps frozen, has a copy
+    // of the descriptor but not the lock (fcntl(2)).
+    match rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
         // Its owner may have removed it while we waited, and another made the same name again.
         Ok(()) if is_still(&lock, &path) => Ok(Some(lock)),
         Ok(()) => Ok(None),
-        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(Errno::WOULDBLOCK | Errno::ACCESS) => Ok(None),
         Err(errno) => Err(file_error("lock", &path)(errno.into())),
     }
 }
