@@ -29,6 +29,6 @@ pub use digest::Digest;
 pub use error::{Error, Result};
 pub use pull::{Image, PullOptions, pull};
 pub use reference::{DefaultRegistry, ImageReference, RegistryReference};
-pub use store::{LayerName, Store, Writable};
+pub use store::{LayerName, Store};
 pub use tar::TarError;
 pub use unpack::{LayerError, Limits};

@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::pull::Image;
 pub use layers::LayerName;
 pub(crate) use layers::{LayerRecord, chain_ids};
 pub(crate) use lock::Lock;
@@ -50,15 +49,6 @@ const DOCUMENTS: &str = "documents";
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
-}
-
-/// Where a container writes; the names that overlayfs gives them.
-#[derive(Clone, Debug)]
-pub struct Writable {
-    /// What the container changed.
-    pub upper: PathBuf,
-    /// overlayfs' own.
-    pub work: PathBuf,
 }
 
 /// Which image a name meant when it was pulled last.
@@ -103,37 +93,6 @@ impl Store {
     /// Where a container has its upper and work directories, on the file system of the layers. Not created.
     pub fn writable(&self, container: &str) -> PathBuf {
         self.dir.join("containers").join(container)
-    }
-
-    /// Creates `upper` and `work` for overlayfs in [`Store::writable`]. The root of a mounted overlay has the owner and
-    /// mode of `upper`, so it gets those of the image's uppermost layer. They may be there from an earlier try.
-    pub fn create_writable(&self, container: &str, image: &Image) -> Result<Writable> {
-        let plain =
-            !container.is_empty() && !container.starts_with('.') && !container.contains('/');
-        if !plain {
-            return Err(Error::refused(
-                format!("the container id {container:?}"),
-                "it must be a plain file name",
-            ));
-        }
-        let dir = self.writable(container);
-        let writable = Writable {
-            upper: dir.join("upper"),
-            work: dir.join("work"),
-        };
-        for path in [&dir, &writable.upper, &writable.work] {
-            create_private(path)?;
-        }
-        if let Some(top) = image.layers.first() {
-            let root = self.layers_directory().join(top);
-            let metadata =
-                std::fs::symlink_metadata(&root).map_err(Error::file("look at", &root))?;
-            let upper = &writable.upper;
-            std::os::unix::fs::lchown(upper, Some(metadata.uid()), Some(metadata.gid()))
-                .and_then(|()| std::fs::set_permissions(upper, metadata.permissions()))
-                .map_err(Error::file("set owner and mode of", upper))?;
-        }
-        Ok(writable)
     }
 
     pub(crate) fn path(&self, kind: &str, name: &str) -> PathBuf {
