@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use tepui_oci::DefaultRegistry;
 
 /// Where the cgroups of tasks go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -108,6 +109,14 @@ impl Settings {
             .take()
             .filter(|names| !names.trim().is_empty());
         Ok(())
+    }
+
+    /// Where image names without a registry are looked up; none is Docker's.
+    ///
+    /// # Errors
+    /// When `--docker-registry` is neither a registry nor a directory.
+    pub fn default_registry(&self) -> tepui_oci::Result<Option<DefaultRegistry>> {
+        self.docker_registry.as_deref().map(str::parse).transpose()
     }
 
     /// The same settings as a command line, for a child process of ours.

@@ -36,19 +36,14 @@ impl Executor {
         self.settings.make_absolute()?;
         let variables: HashMap<String, String> = std::env::vars().collect();
         let environment = Environment::from_variables(&variables)?;
-        let default_registry = self
-            .settings
-            .docker_registry
-            .as_deref()
-            .map(str::parse::<DefaultRegistry>)
-            .transpose()?;
-        // A misspelt name is told now and not by each task.
-        super::warn_of_what_is_left_out(&self.settings)?;
+        let default_registry = self.settings.default_registry()?;
         let refusal = super::refusal(&self.settings);
         if refusal.is_some() {
             return self.refuse_all(&environment, default_registry, refusal);
         }
         seal::protect_own_program(seal::Method::Copy)?;
+        // After the program executed itself again, so that it is said once; a misspelt name is told now and not by each task.
+        super::warn_of_what_is_left_out(&self.settings)?;
         let opened = Store::open(&self.settings.store_dir).map_err(Failure::from);
         let (launcher, store) = match opened.and_then(|store| Ok((Launcher::start()?, store))) {
             Ok(both) => both,

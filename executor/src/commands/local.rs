@@ -115,10 +115,7 @@ impl Local {
                 fields: unknown.join(", "),
             });
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let runtime = runtime.map_err(failed("start", "a runtime"))?;
+        let runtime = super::runtime().map_err(failed("start", "a runtime"))?;
         runtime.block_on(self.run_tasks(file))
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tepui_isolators::{ContainerId, LimitEvent, cgroups};
-use tepui_oci::{DefaultRegistry, ImageReference, Store};
+use tepui_oci::{ImageReference, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
@@ -156,33 +156,28 @@ impl Run {
     /// When tepui itself failed, before anything ran.
     pub fn run(mut self) -> Result<i32, Failure> {
         self.settings.make_absolute()?;
-        // A misspelt name is told now and not by each container.
-        super::warn_of_what_is_left_out(&self.settings)?;
         if let Some(refusal) = super::refusal(&self.settings) {
             return Err(refusal.into());
         }
         seal::protect_own_program(seal::Method::View)?;
+        // After the program executed itself again, so that it is said once.
+        super::warn_of_what_is_left_out(&self.settings)?;
         release_orphans(&self.settings.state_dir);
         let launcher = Launcher::start()?;
         let runtime = super::runtime()?;
-        let layers = Store::open(&self.settings.store_dir)?.writable_layers();
-        let result = runtime.block_on(self.run_with(launcher));
+        let store = Store::open(&self.settings.store_dir)?;
+        let layers = store.writable_layers();
+        let result = runtime.block_on(self.run_with(launcher, store));
         // A pull that was given up must not hold us.
         runtime.shutdown_background();
         sweep(&layers);
         result
     }
 
-    async fn run_with(self, launcher: Launcher) -> Result<i32, Failure> {
-        let default = self
-            .settings
-            .docker_registry
-            .as_deref()
-            .map(str::parse::<DefaultRegistry>)
-            .transpose()?;
+    async fn run_with(self, launcher: Launcher, store: Store) -> Result<i32, Failure> {
+        let default = self.settings.default_registry()?;
         let here = std::env::current_dir()?;
         let image = ImageReference::parse(&self.image, default.as_ref())?.relative_to(&here);
-        let store = Store::open(&self.settings.store_dir)?;
         let place = Place {
             state_dir: self.settings.state_dir.clone(),
             isolation: self.settings.isolation.clone(),

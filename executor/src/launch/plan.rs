@@ -220,14 +220,17 @@ fn null_device() -> Result<OwnedFd> {
     };
     let tree = open_tree(path, false, false)?;
     let status = rustix::fs::fstat(&tree).map_err(failed)?;
-    let is_null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
-        && status.st_rdev == rustix::fs::makedev(1, 3);
-    if !is_null {
+    if !is_null_device(&status) {
         return Err(Error::NotTheNullDevice);
     }
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     sys::set_mount_attributes(tree.as_fd(), attributes, false).map_err(failed)?;
     Ok(tree)
+}
+
+fn is_null_device(status: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+        && status.st_rdev == rustix::fs::makedev(1, 3)
 }
 
 /// A standard descriptor that is the host's null device becomes one through a read-only mount: through the other anybody
@@ -238,9 +241,7 @@ fn without_host_null(descriptor: OwnedFd) -> Result<OwnedFd> {
         source: errno.into(),
     };
     let status = rustix::fs::fstat(&descriptor).map_err(failed)?;
-    let is_null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
-        && status.st_rdev == rustix::fs::makedev(1, 3);
-    if !is_null {
+    if !is_null_device(&status) {
         return Ok(descriptor);
     }
     let mode = rustix::fs::fcntl_getfl(&descriptor).map_err(failed)? & OFlags::RWMODE;
