@@ -133,6 +133,9 @@ pub struct CgroupPlacement {
     /// Parents of single v1 controllers, by controller name (`freezer`, `cpu`, `memory` …): the executor's own
     /// cgroup where an agent must find the tasks below it.
     pub nested: BTreeMap<String, PathBuf>,
+    /// The directory's name when it is not the container's id: an OCI bundle's `linux.cgroupsPath` names it.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 impl CgroupPlacement {

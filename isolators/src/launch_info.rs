@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxNamespaceType;
 
+use crate::attribute::Attribute;
 use crate::declaration::Overlay;
 use crate::error::{Error, Result};
 
@@ -20,8 +21,18 @@ pub struct ContainerLaunchInfo {
     pub cgroup_v1: Vec<PathBuf>,
     /// cgroup v2 (also the v2 side of a hybrid host): the directory that the child is cloned into.
     pub cgroup_v2: Option<PathBuf>,
+    /// Existing namespaces that are entered before the new ones are made.
+    pub join_namespaces: Vec<(LinuxNamespaceType, PathBuf)>,
+    /// The id maps of a new user namespace.
+    pub id_maps: Option<IdMaps>,
+    /// Lines for `/proc/PID/timens_offsets` of a new time namespace.
+    pub time_offsets: Vec<CString>,
     /// Host name in a new UTS namespace.
     pub hostname: Option<CString>,
+    /// NIS domain name in a new UTS namespace.
+    pub domainname: Option<CString>,
+    /// Kernel parameters of the container's own namespaces: path below `/proc/sys`, and value.
+    pub sysctls: Vec<(CString, CString)>,
     /// Whether the loopback device of a new network namespace is to be set up.
     pub loopback: bool,
     /// The root file system.
@@ -36,6 +47,8 @@ pub struct ContainerLaunchInfo {
     pub readonly_root: bool,
     /// Resource limits.
     pub rlimits: Vec<Rlimit>,
+    /// What else the process gets.
+    pub attributes: Vec<Attribute>,
     /// `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
     /// The five capability sets.
@@ -44,6 +57,44 @@ pub struct ContainerLaunchInfo {
     pub no_new_privileges: bool,
     /// The compiled seccomp program.
     pub seccomp: Option<SeccompFilter>,
+}
+
+/// The maps of a new user namespace, user_namespaces(7).
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct IdMaps {
+    /// Users.
+    pub users: Vec<IdMap>,
+    /// Groups.
+    pub groups: Vec<IdMap>,
+}
+
+/// One line of an id map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct IdMap {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside, in our own user namespace.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl IdMaps {
+    /// The user outside that `id` inside is; `None` when it is not mapped.
+    pub fn user(&self, id: u32) -> Option<u32> {
+        outside(&self.users, id)
+    }
+
+    /// The group outside that `id` inside is; `None` when it is not mapped.
+    pub fn group(&self, id: u32) -> Option<u32> {
+        outside(&self.groups, id)
+    }
+}
+
+fn outside(maps: &[IdMap], id: u32) -> Option<u32> {
+    let within = |map: &&IdMap| id.checked_sub(map.inside).is_some_and(|n| n < map.count);
+    let map = maps.iter().find(within)?;
+    map.outside.checked_add(id - map.inside)
 }
 
 /// How the root file system is mounted.
@@ -212,7 +263,15 @@ impl ContainerLaunchInfo {
                 }
             )*};
         }
-        take!(hostname, rootfs, oom_score_adj, capabilities, seccomp);
+        take!(
+            hostname,
+            domainname,
+            id_maps,
+            rootfs,
+            oom_score_adj,
+            capabilities,
+            seccomp
+        );
         // On cgroup v2 every controller names the same directory.
         if let (Some(ours), Some(theirs)) = (&self.cgroup_v2, &other.cgroup_v2)
             && ours != theirs
@@ -234,6 +293,10 @@ impl ContainerLaunchInfo {
         self.readonly_root |= other.readonly_root;
         self.no_new_privileges |= other.no_new_privileges;
         self.namespaces.extend(other.namespaces);
+        self.join_namespaces.extend(other.join_namespaces);
+        self.time_offsets.extend(other.time_offsets);
+        self.sysctls.extend(other.sysctls);
+        self.attributes.extend(other.attributes);
         self.mounts.extend(other.mounts);
         self.masked_paths.extend(other.masked_paths);
         self.readonly_paths.extend(other.readonly_paths);

@@ -6,6 +6,7 @@
 //!
 //! This crate knows neither Mesos messages nor images, and runs nothing inside a container.
 
+pub mod attribute;
 mod bpf;
 pub mod cgroups;
 pub mod declaration;
@@ -21,6 +22,7 @@ pub mod posix;
 pub mod registry;
 mod sys;
 
+pub use attribute::Attribute;
 pub use declaration::{CgroupPlacement, ContainerId, Declaration, Overlay, RootFilesystem};
 pub use error::{Error, Result};
 pub use isolator::{Isolator, LimitEvent, Watch};

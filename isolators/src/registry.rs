@@ -222,6 +222,7 @@ mod tests {
             cgroups: CgroupPlacement {
                 parent: "/tepui-test-registry".into(),
                 nested: Default::default(),
+                name: None,
             },
             init: false,
             executable: None,

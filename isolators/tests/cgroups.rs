@@ -71,6 +71,7 @@ impl Container {
                 cgroups: CgroupPlacement {
                     parent: parent.into(),
                     nested: Default::default(),
+                    name: None,
                 },
                 init: false,
                 executable: None,

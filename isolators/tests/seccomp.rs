@@ -38,6 +38,7 @@ fn declaration(seccomp: LinuxSeccomp) -> Declaration {
         cgroups: CgroupPlacement {
             parent: "/".into(),
             nested: BTreeMap::new(),
+            name: None,
         },
         init: false,
         executable: None,

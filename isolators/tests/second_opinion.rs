@@ -25,6 +25,7 @@ fn cgroups_rs_reads_the_limits_that_were_declared() {
         cgroups: CgroupPlacement {
             parent: format!("/{parent}").into(),
             nested: Default::default(),
+            name: None,
         },
         init: false,
         executable: None,

@@ -76,6 +76,7 @@ fn launch(launcher: &Launcher, ground: &Ground, number: u64) -> f64 {
             cgroups: CgroupPlacement {
                 parent: format!("/{}", ground.name()).into(),
                 nested: Default::default(),
+                name: None,
             },
             init: false,
             executable: None,

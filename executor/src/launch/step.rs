@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::OwnedFd;
 
+use tepui_isolators::Attribute;
 use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
 
 use super::sys::StringArray;
@@ -75,6 +76,10 @@ pub enum Step {
     MakeDirectory(CString),
     /// The root mount read-only.
     ReadonlyRoot,
+    /// A detached procfs of the container's own namespaces, for the writes that follow.
+    PrivateProc,
+    /// One of the attributes that isolators ask for.
+    Attribute(Attribute),
     /// A standard descriptor.
     Stdio {
         /// What it becomes.
@@ -220,6 +225,8 @@ impl fmt::Display for Step {
             Self::PivotRoot => f.write_str("pivot into the root file system"),
             Self::MakeDirectory(path) => write!(f, "make the working directory {}", text(path)),
             Self::ReadonlyRoot => f.write_str("make the root file system read-only"),
+            Self::PrivateProc => f.write_str("open a procfs of its own"),
+            Self::Attribute(one) => write!(f, "{one}"),
             Self::Stdio { number, .. } => write!(f, "set up standard descriptor {number}"),
             Self::ResourceLimit(limit) => {
                 write!(

@@ -274,6 +274,12 @@ pub fn set_umask(mask: u32) {
     let _ = system_call!("no pointers", libc::SYS_umask, mask);
 }
 
+/// personality(2) of this process.
+pub fn set_personality(domain: u64) -> Result<()> {
+    system_call!("no pointers", libc::SYS_personality, domain)?;
+    Ok(())
+}
+
 /// unshare(2) of the cgroup namespace.
 pub fn unshare_cgroup_namespace() -> Result<()> {
     system_call!("no pointers", libc::SYS_unshare, libc::CLONE_NEWCGROUP)?;

@@ -72,7 +72,8 @@ impl Directory {
         Self {
             hierarchy,
             parent: parent.to_owned(),
-            path: hierarchy.directory(&parent.join(id.as_str())),
+            path: hierarchy
+                .directory(&parent.join(placement.name.as_deref().unwrap_or(id.as_str()))),
         }
     }
 

@@ -64,6 +64,7 @@ fn place(
     let mut placement = CgroupPlacement {
         parent: parent.to_owned(),
         nested: BTreeMap::new(),
+        name: None,
     };
     if nested == Some(false) {
         return Ok(placement);

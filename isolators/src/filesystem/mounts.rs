@@ -215,6 +215,7 @@ mod tests {
             cgroups: CgroupPlacement {
                 parent: "/tepui".into(),
                 nested: Default::default(),
+                name: None,
             },
             init: false,
             executable: None,

@@ -70,6 +70,7 @@ pub fn declaration(spec: Value) -> Declaration {
         cgroups: CgroupPlacement {
             parent: "/tepui".into(),
             nested: Default::default(),
+            name: None,
         },
         init: false,
         executable: None,

@@ -1,0 +1,186 @@
+//! The child side of a launch as code: an interpreter of the plan, from the clone to execve(2).
+//!
+//! Straight-line system calls: no allocation, lock, log, panic or exit handler. The first failure ends the child, which
+//! reports the step's index and errno. Paths of the image are never trusted: each is resolved by openat2(2) with
+//! RESOLVE_IN_ROOT and used through the descriptor.
+
+mod attribute;
+mod mount;
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags};
+
+use super::report::Record;
+use super::step::{Create, Execute, Ids, Step};
+use super::sys;
+
+/// What the steps hand on to each other.
+struct Context<'a> {
+    /// To the parent.
+    socket: BorrowedFd<'a>,
+    /// A detached procfs of the container's own namespaces, which no mount of the image or of another container can
+    /// cover: every write to /proc/sys and /proc/self goes there.
+    proc: Option<OwnedFd>,
+}
+
+/// Runs the plan and never returns.
+pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
+    let mut context = Context { socket, proc: None };
+    for (index, step) in steps.iter().enumerate() {
+        if let Err(errno) = apply(step, &mut context) {
+            let record = match step {
+                Step::Execute(_) => Record::ExecuteFailed(errno.raw_os_error()),
+                _ => Record::StepFailed {
+                    index: index as u16,
+                    errno: errno.raw_os_error() as u16,
+                },
+            };
+            // Nobody is left to tell when this fails too: the launcher then reads end-of-file and a dead child.
+            let _ = rustix::io::write(socket, &record.encode());
+            break;
+        }
+    }
+    sys::exit_now(127)
+}
+
+fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
+    match step {
+        Step::NotDumpable => {
+            sys::set_umask(0o022);
+            sys::process_control(libc::PR_SET_DUMPABLE, 0, 0)
+        }
+        Step::DefaultSignals(mask) => (1..=64)
+            .filter(|signal| mask & (1 << (signal - 1)) != 0)
+            .try_for_each(sys::default_signal),
+        Step::NewSession => rustix::process::setsid().map(drop),
+        Step::JoinCgroup { tasks, .. } => rustix::io::write(tasks, b"0").map(drop),
+        Step::CgroupNamespace => sys::unshare_cgroup_namespace(),
+        Step::Loopback => sys::loopback_up(),
+        Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
+        Step::OomScoreAdjustment(value) => {
+            write_file(c"/proc/self/oom_score_adj", value.to_bytes())
+        }
+        Step::RootPropagation => rustix::mount::mount_change(
+            c"/",
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+        ),
+        Step::MountOverlay {
+            layers,
+            target,
+            options,
+            flags,
+        } => {
+            rustix::process::chdir(layers.as_c_str())?;
+            let flags = MountFlags::from_bits_retain(*flags as u32);
+            let (target, options) = (target.as_c_str(), options.as_c_str());
+            rustix::mount::mount(c"overlay", target, c"overlay", flags, options)
+        }
+        Step::AttachRoot { tree, target, .. } => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(tree, c"", CWD, target.as_c_str(), flags)
+        }
+        Step::EnterRoot(path) => rustix::process::chdir(path.as_c_str()),
+        Step::Mount(mount) => mount::mount_inside(mount),
+        Step::Mask { path, null } => mount::mask(path, null.as_fd()),
+        Step::ReadonlyPath(path) => mount::make_readonly(path),
+        Step::PivotRoot => mount::pivot_root(),
+        Step::MakeDirectory(path) => {
+            mount::resolve_or_make(path, Create::Directory, ResolveFlags::IN_ROOT).map(drop)
+        }
+        Step::ReadonlyRoot => mount::readonly_root(),
+        Step::PrivateProc => {
+            context.proc = Some(mount::private_proc()?);
+            Ok(())
+        }
+        Step::Attribute(one) => attribute::apply(one, context.proc.as_ref().map(AsFd::as_fd)),
+        Step::Stdio { from, number } => sys::duplicate_to(from.as_fd(), *number),
+        Step::ResourceLimit(limit) => sys::set_rlimit(limit),
+        Step::Seccomp(filter) => sys::set_seccomp_filter(filter),
+        Step::BoundingSet(sets) => drop_bounding_set(sets.bounding),
+        Step::Ids(ids) => become_user(ids),
+        Step::Capabilities(sets) => set_capabilities(sets),
+        Step::WorkingDirectory(path) => {
+            rustix::process::chdir(path.as_c_str())?;
+            match sys::working_directory_is_inside_root()? {
+                true => Ok(()),
+                false => Err(Errno::NOENT),
+            }
+        }
+        Step::NoNewPrivileges => sys::process_control(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
+        Step::CloseOnExec => sys::close_on_exec_from(3),
+        Step::AwaitStart { init } => await_start(context.socket, *init),
+        Step::Execute(execute) => Err(execute_workload(execute)),
+    }
+}
+
+fn write_file(path: &CStr, content: &[u8]) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, content).map(drop)
+}
+
+/// Capability numbers that this kernel knows end with the first EINVAL.
+fn drop_bounding_set(keep: u64) -> Result<(), Errno> {
+    for capability in 0..64u64 {
+        if keep & (1 << capability) != 0 {
+            continue;
+        }
+        match sys::process_control(libc::PR_CAPBSET_DROP, capability, 0) {
+            Err(Errno::INVAL) => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn become_user(ids: &Ids) -> Result<(), Errno> {
+    // The permitted set must survive the change of the user; the sets are set right afterwards.
+    sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)?;
+    sys::set_groups(&ids.groups)?;
+    sys::set_gid(ids.gid)?;
+    sys::set_uid(ids.uid)
+}
+
+fn set_capabilities(sets: &tepui_isolators::launch_info::CapabilitySets) -> Result<(), Errno> {
+    const PR_CAP_AMBIENT: i32 = 47;
+    const PR_CAP_AMBIENT_RAISE: u64 = 2;
+    sys::set_capabilities(sets)?;
+    for capability in (0..64u64).filter(|c| sets.ambient & (1 << c) != 0) {
+        sys::process_control(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
+    }
+    Ok(())
+}
+
+fn await_start(socket: BorrowedFd<'_>, init: bool) -> Result<(), Errno> {
+    if init {
+        // Signals stay blocked: init takes over the full mask and loses none.
+        sys::keep_on_exec(socket)?;
+    } else {
+        sys::unblock_signals()?;
+    }
+    rustix::io::write(socket, &Record::Ready.encode())?;
+    let mut word = [0u8; 1];
+    match rustix::io::read(socket, &mut word)? {
+        // The launcher is gone.
+        0 => sys::exit_now(127),
+        _ => Ok(()),
+    }
+}
+
+fn execute_workload(execute: &Execute) -> Errno {
+    if let Some(init) = &execute.init {
+        return sys::execute_descriptor(init.as_fd(), &execute.arguments, &execute.environment);
+    }
+    let mut failure = Errno::NOENT;
+    for candidate in &execute.candidates {
+        match sys::execute(candidate, &execute.arguments, &execute.environment) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => failure = Errno::ACCESS,
+            other => return other,
+        }
+    }
+    failure
+}
