@@ -65,6 +65,25 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A namespace that could not be entered.
+    #[error("could not enter the {kind} namespace")]
+    Join {
+        /// As runtime-spec names it.
+        kind: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An id map that could not be written.
+    #[error("could not write the id map {}", path.display())]
+    IdMap {
+        /// The file.
+        path: PathBuf,
+        /// The answer of the kernel or of newuidmap(1).
+        source: io::Error,
+    },
+    /// What the caller had to do while the container waited.
+    #[error(transparent)]
+    Caller(Box<dyn std::error::Error + Send + Sync>),
     /// A step in the child failed.
     #[error("could not {step} (step {index} of {count})")]
     Step {

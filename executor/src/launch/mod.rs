@@ -3,87 +3,103 @@
 //! The only place that clones. It runs in the launcher process, which is single-threaded and small, so that a clone is
 //! cheap and copies nothing of value.
 
-pub mod child;
+mod child;
+mod clone;
 pub mod error;
+mod id_maps;
 pub mod plan;
+pub mod process;
 pub mod report;
+pub mod start;
 pub mod step;
 pub mod sys;
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{WaitId, WaitIdOptions};
+use tepui_isolators::launch_info::IdMaps;
 use tepui_isolators::{ContainerLaunchInfo, Declaration};
 
 pub use error::{Error, Result};
 use plan::Attachments;
-use report::Record;
-use step::Step;
-
-use crate::pidfd;
-
-/// How long a killed process may take to be gone.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+pub use process::Process;
+use report::{Point, Record};
+use step::{HookStep, Step};
 
 /// A container's process that is set up and waits for the word to execute.
 #[derive(Debug)]
 pub struct Waiting {
     process: Process,
     steps: Vec<Step>,
+    terminal: Option<OwnedFd>,
 }
 
-/// A container's first process.
+/// Where the workload's standard input, output and error lead.
 #[derive(Debug)]
-pub struct Process {
-    /// Readable when it has ended.
-    pub pidfd: OwnedFd,
-    /// Where it reports; our init says here how the workload ended.
-    pub socket: OwnedFd,
-    /// Its pid as the host sees it.
-    pub host_pid: u32,
-    reaped: Cell<bool>,
+pub enum Stdio {
+    /// To these.
+    Descriptors([OwnedFd; 3]),
+    /// To a terminal in the container's own devpts, whose other end the caller gets.
+    Terminal(Terminal),
 }
 
-/// A process that nobody waited for is killed and reaped: no launch leaves one behind, wherever it failed.
-impl Drop for Process {
-    fn drop(&mut self) {
-        if self.reaped.get() {
-            return;
-        }
-        self.kill();
-        match pidfd::ended_within(&self.pidfd, LAST_WAIT) {
-            Ok(true) => {
-                // Of a status that nobody asked for there is nothing to tell.
-                let _ = self.reap();
-            }
-            // Frozen: cleaning up its cgroups thaws it, and it dies.
-            other => tracing::error!(
-                pid = self.host_pid,
-                ?other,
-                "a killed container does not end"
-            ),
-        }
-    }
+/// A terminal of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// Rows and columns, when they are known.
+    pub size: Option<(u16, u16)>,
+    /// Whether it becomes `/dev/console` too.
+    pub is_console: bool,
 }
 
 /// What the caller gives a launch: the parts of [`Attachments`] that it knows.
 #[derive(Debug)]
 pub struct Handover {
     /// Standard input, output and error of the workload.
-    pub stdio: [OwnedFd; 3],
+    pub stdio: Stdio,
     /// An empty directory of the host for the root mount.
-    pub mount_point: std::path::PathBuf,
+    pub mount_point: PathBuf,
     /// Our init, when the declaration asks for it.
     pub init: Option<OwnedFd>,
+    /// How many descriptors after standard error the workload inherits from us.
+    pub preserved: u32,
+    /// A listening socket where the word to start comes from when this process is gone ([`start`]); without it the word
+    /// comes from [`Waiting::start`].
+    pub start: Option<OwnedFd>,
+    /// Hooks that run inside the container when it is mounted and before its root is changed (`createContainer`).
+    pub create_hooks: Vec<HookStep>,
+    /// Hooks that run inside the container right before the workload (`startContainer`).
+    pub start_hooks: Vec<HookStep>,
+    /// Whether `when_mounted` is called at all: it costs a round trip.
+    pub waits_when_mounted: bool,
 }
+
+impl Handover {
+    /// One without terminal, hooks and start socket.
+    pub fn new(stdio: [OwnedFd; 3], mount_point: PathBuf, init: Option<OwnedFd>) -> Self {
+        Self {
+            stdio: Stdio::Descriptors(stdio),
+            mount_point,
+            init,
+            preserved: 0,
+            start: None,
+            create_hooks: Vec::new(),
+            start_hooks: Vec::new(),
+            waits_when_mounted: false,
+        }
+    }
+}
+
+/// What the caller does while the container's process waits for it; an error ends the launch.
+pub type WhenMounted<'a> =
+    &'a mut dyn FnMut(
+        &Process,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Clones the container's process and sets it up as far as the word to execute.
 ///
@@ -93,29 +109,27 @@ pub fn prepare(
     declaration: &Declaration,
     info: ContainerLaunchInfo,
     handover: Handover,
+    when_mounted: WhenMounted<'_>,
 ) -> Result<Waiting> {
     let flags = namespace_flags(&info.namespaces);
     let cgroup = info.cgroup_v2.as_deref().map(open_directory).transpose()?;
     check_profile(&info, handover.init.is_some())?;
+    let joins = open_namespaces(&info.join_namespaces)?;
+    let id_maps = info.id_maps.clone();
+    let channel = |source: Errno| Error::Channel {
+        action: "make a socket pair",
+        source: source.into(),
+    };
+    let flags_of_pair = SocketFlags::CLOEXEC;
     let (socket, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
+        flags_of_pair,
         None,
     )
-    .map_err(|source| Error::Channel {
-        action: "make a socket pair",
-        source: source.into(),
-    })?;
-    let Handover {
-        stdio,
-        mount_point,
-        init,
-    } = handover;
+    .map_err(channel)?;
     let attachments = Attachments {
-        stdio,
-        mount_point,
-        init,
+        handover,
         socket: theirs.as_raw_fd(),
     };
     let steps = plan::steps(declaration, info, attachments)?;
@@ -124,41 +138,76 @@ pub fn prepare(
         source: errno.into(),
     };
     let mask = sys::block_signals().map_err(clone_error)?;
-    let cloned = sys::clone_process(flags, cgroup.as_ref().map(AsFd::as_fd));
-    let pidfd = match cloned {
-        Ok(sys::Cloned::Child) => {
-            // Else the child would hold the launcher's end open itself and never read end-of-file. It cannot fail.
-            let _ = sys::close_in_child(socket.as_fd());
-            child::run(&steps, theirs.as_fd())
-        }
-        Ok(sys::Cloned::Parent { pidfd }) => Ok(pidfd),
-        Err(errno) => Err(clone_error(errno)),
-    };
+    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+    let cloned = clone::clone_container(
+        &steps,
+        flags,
+        cgroup,
+        &joins,
+        socket.as_fd(),
+        theirs.as_fd(),
+    );
     sys::restore_signals(mask).map_err(clone_error)?;
     drop(theirs);
-    let pidfd = pidfd?;
-    let mut process = Process {
-        pidfd,
-        socket,
-        host_pid: 0,
-        reaped: Cell::new(false),
-    };
-    // Its end takes the process with it, wherever we leave from here on.
-    process.host_pid = host_pid(&process.pidfd).map_err(|source| Error::Channel {
+    let process = Process::new(cloned?, socket).map_err(|source| Error::Channel {
         action: "learn the container's pid",
         source,
     })?;
-    let waiting = Waiting { process, steps };
-    match waiting.process.receive() {
-        Ok(Some(Record::Ready)) => Ok(waiting),
-        other => Err(waiting.abandon(other)),
-    }
+    let waiting = Waiting {
+        process,
+        steps,
+        terminal: None,
+    };
+    waiting.meet(id_maps.as_ref(), when_mounted)
 }
 
 impl Waiting {
+    /// Answers each rendezvous until the child has nothing left to do but execute.
+    fn meet(mut self, id_maps: Option<&IdMaps>, when_mounted: WhenMounted<'_>) -> Result<Self> {
+        loop {
+            let done = match self.process.receive() {
+                Ok(Some(Record::Ready)) => return Ok(self),
+                Ok(Some(Record::Reached(Point::IdMaps))) => match id_maps {
+                    Some(maps) => id_maps::write(self.process.host_pid, maps),
+                    None => Ok(()),
+                },
+                Ok(Some(Record::Reached(Point::Mounted))) => {
+                    when_mounted(&self.process).map_err(Error::Caller)
+                }
+                Ok(Some(Record::Terminal)) => {
+                    self.terminal = self.process.take_received();
+                    continue;
+                }
+                other => return Err(self.abandon(other)),
+            };
+            // Its end takes the process with it.
+            done?;
+            if let Err(errno) = self.process.answer() {
+                return Err(self.abandon(Err(errno.into())));
+            }
+        }
+    }
+
     /// The container's process.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Our end of the container's terminal.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// Leaves the process waiting for a word through its start socket, and lets go of it.
+    ///
+    /// # Errors
+    /// When it has ended meanwhile.
+    pub fn leave(self) -> Result<()> {
+        if let Err(errno) = self.process.answer() {
+            return Err(self.abandon(Err(errno.into())));
+        }
+        self.process.release();
+        Ok(())
     }
 
     /// Lets the workload be executed and waits until it was.
@@ -166,13 +215,13 @@ impl Waiting {
     /// # Errors
     /// When it could not be; the process is dead and reaped then.
     pub fn start(self) -> Result<Process> {
-        if let Err(errno) = rustix::io::write(&self.process.socket, b"!") {
+        if let Err(errno) = self.process.answer() {
             return Err(self.abandon(Err(errno.into())));
         }
         let with_init = self
             .steps
             .iter()
-            .any(|step| matches!(step, Step::AwaitStart { init: true }));
+            .any(|step| matches!(step, Step::AwaitStart { init: true, .. }));
         match self.process.receive() {
             Ok(Some(Record::Executed)) => Ok(self.process),
             // The socket closes on execve(2).
@@ -227,80 +276,6 @@ impl Waiting {
     }
 }
 
-impl Process {
-    /// The next record; `None` at the end of the socket.
-    fn receive(&self) -> io::Result<Option<Record>> {
-        let mut bytes = [0; Record::SIZE];
-        loop {
-            match rustix::io::read(&self.socket, &mut bytes) {
-                Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
-                Ok(length) => {
-                    // Anything else is not from us.
-                    if let Some(record) = Record::decode(&bytes[..length]) {
-                        return Ok(Some(record));
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
-    /// The wait status that init reported, when it did. Never blocks.
-    pub fn reported_status(&self) -> Option<i32> {
-        let mut bytes = [0; Record::SIZE];
-        let flags = rustix::net::RecvFlags::DONTWAIT;
-        let mut status = None;
-        while let Ok((length, _)) = rustix::net::recv(&self.socket, &mut bytes, flags) {
-            if length == 0 {
-                break;
-            }
-            if let Some(Record::Ended(reported)) = Record::decode(&bytes[..length]) {
-                status.get_or_insert(reported);
-            }
-        }
-        status
-    }
-
-    /// SIGKILL to the container's process, and with it to its whole pid namespace.
-    pub fn kill(&self) {
-        self.signal(libc::SIGKILL);
-    }
-
-    /// Sends a signal, a real-time one too; a process that is gone needs none.
-    pub fn signal(&self, signal: i32) {
-        if let Err(errno) = sys::send_signal(self.pidfd.as_fd(), signal)
-            && errno != Errno::SRCH
-        {
-            tracing::warn!(pid = self.host_pid, ?signal, %errno, "could not signal a container");
-        }
-    }
-
-    /// Waits for its end and takes the wait status.
-    ///
-    /// # Errors
-    /// When it is not our child.
-    pub fn reap(&self) -> io::Result<i32> {
-        loop {
-            let options = WaitIdOptions::EXITED;
-            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
-                Ok(status) => {
-                    let status = status.ok_or(Errno::CHILD)?;
-                    self.reaped.set(true);
-                    let core = if status.dumped() { 0x80 } else { 0 };
-                    return Ok(match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => code << 8,
-                        (None, Some(signal)) => signal | core,
-                        (None, None) => 0,
-                    });
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
-
 /// The flags of clone3(2). The cgroup namespace is left to the child: its root is where one is when it is made.
 fn namespace_flags(namespaces: &[LinuxNamespaceType]) -> u64 {
     let flag = |kind: &LinuxNamespaceType| match kind {
@@ -316,6 +291,21 @@ fn namespace_flags(namespaces: &[LinuxNamespaceType]) -> u64 {
         .iter()
         .map(|kind| flag(kind) as u64)
         .fold(0, |all, one| all | one)
+}
+
+/// Opens the namespaces to enter, before anything of them is entered.
+fn open_namespaces(
+    namespaces: &[(LinuxNamespaceType, PathBuf)],
+) -> Result<Vec<(LinuxNamespaceType, OwnedFd)>> {
+    let open = |(kind, path): &(LinuxNamespaceType, PathBuf)| {
+        let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let namespace = opened.map_err(|source| Error::Open {
+            path: path.clone(),
+            source: source.into(),
+        })?;
+        Ok((*kind, namespace))
+    };
+    namespaces.iter().map(open).collect()
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
@@ -376,16 +366,4 @@ fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
             calls: missing.join(", "),
         }),
     }
-}
-
-/// The pid that the mounted /proc shows for a process descriptor: the launcher has a pid namespace of its own and knows
-/// its children by other numbers (pidfd's fdinfo, Linux 5.4).
-fn host_pid(pidfd: &OwnedFd) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
-    // -1 or 0: it is gone, or not in the namespace of this /proc.
-    let pid = line
-        .and_then(|pid| pid.trim().parse().ok())
-        .filter(|pid| *pid > 0);
-    pid.ok_or_else(|| io::ErrorKind::NotFound.into())
 }

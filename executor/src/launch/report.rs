@@ -20,6 +20,19 @@ pub enum Record {
     },
     /// Everything is set up; the child waits for the start.
     Ready,
+    /// The child waits for something that only the parent can do.
+    Reached(Point),
+    /// Our end of the container's terminal comes along.
+    Terminal,
+}
+
+/// Where a child waits for its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// For the id maps of its user namespace.
+    IdMaps,
+    /// For the host's hooks, when everything is mounted.
+    Mounted,
 }
 
 impl Record {
@@ -34,6 +47,9 @@ impl Record {
             Self::Ended(status) => (3, status as u32),
             Self::StepFailed { index, errno } => (4, u32::from(index) << 16 | u32::from(errno)),
             Self::Ready => (5, 0),
+            Self::Reached(Point::IdMaps) => (6, 0),
+            Self::Reached(Point::Mounted) => (6, 1),
+            Self::Terminal => (7, 0),
         };
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -55,6 +71,12 @@ impl Record {
                 errno: value as u16,
             },
             5 => Self::Ready,
+            6 => Self::Reached(match value {
+                0 => Point::IdMaps,
+                1 => Point::Mounted,
+                _ => return None,
+            }),
+            7 => Self::Terminal,
             _ => return None,
         })
     }
@@ -75,6 +97,8 @@ mod tests {
                 errno: 95,
             },
             Record::Ready,
+            Record::Reached(Point::Mounted),
+            Record::Terminal,
         ];
         for record in all {
             assert_eq!(Record::decode(&record.encode()), Some(record));
@@ -82,7 +106,7 @@ mod tests {
         for junk in [
             &b""[..],
             b"\x01\0\0\0",
-            b"\x09\0\0\0\0\0\0\0",
+            b"\x39\0\0\0\0\0\0\0",
             b"\x01\0\0\0\0\0\0\0\0",
         ] {
             assert_eq!(Record::decode(junk), None, "{junk:?}");

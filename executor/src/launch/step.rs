@@ -9,11 +9,27 @@ use std::os::fd::OwnedFd;
 use tepui_isolators::Attribute;
 use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
 
+use super::Terminal;
+use super::report::Point;
 use super::sys::StringArray;
 
 /// One thing that the child does.
 #[derive(Debug)]
 pub enum Step {
+    /// Tells the parent and waits for its answer.
+    Rendezvous(Point),
+    /// setresgid(2) and setresuid(2) to root of the user namespace that this process came into.
+    BecomeRoot,
+    /// A hook that runs inside.
+    Hook(HookStep),
+    /// A terminal of the container's own devpts becomes its standard input, output and error; the other end goes to the
+    /// parent.
+    Terminal {
+        /// What the caller wants of it.
+        terminal: Terminal,
+        /// Who owns it.
+        uid: u32,
+    },
     /// prctl(PR_SET_DUMPABLE, 0): nobody else looks into the half-made container.
     NotDumpable,
     /// rt_sigaction(2): these signals are ignored by us and shall not be by the workload (bit n-1 is signal n).
@@ -101,13 +117,15 @@ pub enum Step {
     WorkingDirectory(CString),
     /// prctl(PR_SET_NO_NEW_PRIVS).
     NoNewPrivileges,
-    /// Marks every descriptor from 3 on.
-    CloseOnExec,
+    /// Marks every descriptor from this number on.
+    CloseOnExec(u32),
     /// Reports that all is set up and waits for the launcher's word. What the last steps need is done here, so that a
     /// seccomp profile need not allow it.
     AwaitStart {
         /// Whether our init is executed, which keeps the socket.
         init: bool,
+        /// Where the word comes from when the parent is gone.
+        listener: Option<OwnedFd>,
     },
     /// The end: our init, or the workload itself.
     Execute(Execute),
@@ -174,8 +192,23 @@ pub struct Ids {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
+    /// Supplementary groups; `None` where the user namespace does not let them be set.
+    pub groups: Option<Vec<u32>>,
+}
+
+/// A program that runs inside the container while it is set up, with the container's state on its standard input.
+#[derive(Debug)]
+pub struct HookStep {
+    /// The program.
+    pub path: CString,
+    /// Argument vector.
+    pub arguments: StringArray,
+    /// Environment.
+    pub environment: StringArray,
+    /// How long it may take, in seconds.
+    pub timeout: Option<u32>,
+    /// A file with the state, which the parent fills before the hook runs.
+    pub state: OwnedFd,
 }
 
 /// What is executed in the end.
@@ -199,6 +232,11 @@ fn text(string: &CStr) -> String {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Rendezvous(Point::IdMaps) => f.write_str("wait for the id maps"),
+            Self::Rendezvous(Point::Mounted) => f.write_str("wait for the hooks of the host"),
+            Self::BecomeRoot => f.write_str("become root of the user namespace"),
+            Self::Hook(hook) => write!(f, "run the hook {}", text(&hook.path)),
+            Self::Terminal { .. } => f.write_str("open a terminal of the container"),
             Self::NotDumpable => f.write_str("set PR_SET_DUMPABLE"),
             Self::DefaultSignals(_) => f.write_str("reset ignored signals"),
             Self::NewSession => f.write_str("make a session"),
@@ -245,7 +283,7 @@ impl fmt::Display for Step {
             Self::Capabilities(_) => f.write_str("set the capabilities"),
             Self::WorkingDirectory(path) => write!(f, "enter the working directory {}", text(path)),
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
-            Self::CloseOnExec => f.write_str("mark descriptors close-on-exec"),
+            Self::CloseOnExec(_) => f.write_str("mark descriptors close-on-exec"),
             Self::AwaitStart { .. } => f.write_str("wait for the start"),
             Self::Execute(execute) => {
                 let skip = if execute.init.is_some() { 2 } else { 0 };

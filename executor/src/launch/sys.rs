@@ -65,13 +65,30 @@ pub enum Cloned {
 ///
 /// The caller must be single-threaded: the child goes on with a copy of this thread alone.
 pub fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    let (arguments, pidfd) = &mut (CloneArguments::default(), -1);
+    match clone_with(arguments, pidfd, flags, libc::SIGCHLD as u64, cgroup)? {
+        0 => Ok(Cloned::Child),
+        _ => {
+            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(*pidfd) };
+            Ok(Cloned::Parent { pidfd })
+        }
+    }
+}
+
+fn clone_with(
+    arguments: &mut CloneArguments,
+    pidfd: &mut RawFd,
+    flags: u64,
+    exit_signal: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<i64> {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let mut pidfd: RawFd = -1;
-    let mut arguments = CloneArguments {
+    *arguments = CloneArguments {
         flags: flags | CLONE_CLEAR_SIGHAND | libc::CLONE_PIDFD as u64,
-        pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        pidfd: std::ptr::from_mut(pidfd) as u64,
+        exit_signal,
         ..CloneArguments::default()
     };
     if let Some(directory) = cgroup {
@@ -79,14 +96,51 @@ pub fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
         arguments.cgroup = directory.as_raw_fd() as u64;
     }
     let size = size_of::<CloneArguments>();
-    match system_call!("own struct", libc::SYS_clone3, &raw mut arguments, size)? {
-        0 => Ok(Cloned::Child),
-        _ => {
-            // SAFETY: the kernel stored a new descriptor that nobody else owns.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Cloned::Parent { pidfd })
-        }
+    system_call!(
+        "own struct",
+        libc::SYS_clone3,
+        std::ptr::from_mut(arguments),
+        size
+    )
+}
+
+/// clone3(2): a helper that shares our descriptors and shall exit at once.
+///
+/// The caller must be single-threaded.
+pub fn clone_helper() -> Result<Cloned> {
+    clone_process(libc::CLONE_FILES as u64, None)
+}
+
+/// Which side of a helper's clone we are on.
+pub enum Sibling {
+    /// The new process, a child of the helper's parent.
+    Child,
+    /// The helper; the new process' descriptor is open in the table that it shares with its parent.
+    Helper {
+        /// Its number.
+        pidfd: RawFd,
+    },
+}
+
+/// clone3(2) as [`clone_process`] does it, but the new process is a child of our parent (CLONE_PARENT).
+pub fn clone_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Sibling> {
+    let (arguments, pidfd) = &mut (CloneArguments::default(), -1);
+    match clone_with(
+        arguments,
+        pidfd,
+        flags | libc::CLONE_PARENT as u64,
+        0,
+        cgroup,
+    )? {
+        0 => Ok(Sibling::Child),
+        _ => Ok(Sibling::Helper { pidfd: *pidfd }),
     }
+}
+
+/// setns(2) of any namespace.
+pub fn enter_namespace(namespace: BorrowedFd<'_>) -> Result<()> {
+    system_call!("no pointers", libc::SYS_setns, namespace.as_raw_fd(), 0)?;
+    Ok(())
 }
 
 /// `struct mount_attr` of mount_setattr(2), Linux 5.12.
@@ -484,4 +538,57 @@ pub fn exit_now(status: i32) -> ! {
 pub fn adopt_descriptor(number: RawFd) -> OwnedFd {
     // SAFETY: the caller was told that this number is its own, at start, before anything else was opened.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// ioctl(2) TIOCSPTLCK: lets the other end of a terminal be opened.
+pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
+    let unlocked: i32 = 0;
+    let request = libc::TIOCSPTLCK;
+    system_call!(
+        "the kernel only reads it",
+        libc::SYS_ioctl,
+        master.as_raw_fd(),
+        request,
+        &raw const unlocked
+    )?;
+    Ok(())
+}
+
+/// ioctl(2) TIOCGPTPEER (Linux 4.13): the other end of a terminal, without looking up its name.
+pub fn terminal_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let number = system_call!(
+        "no pointers",
+        libc::SYS_ioctl,
+        master.as_raw_fd(),
+        libc::TIOCGPTPEER,
+        flags
+    )?;
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number as RawFd) })
+}
+
+/// ioctl(2) TIOCSWINSZ: rows and columns of a terminal.
+pub fn set_terminal_size(master: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+    let size = [rows, columns, 0, 0];
+    system_call!(
+        "struct winsize",
+        libc::SYS_ioctl,
+        master.as_raw_fd(),
+        libc::TIOCSWINSZ,
+        size.as_ptr()
+    )?;
+    Ok(())
+}
+
+/// ioctl(2) TIOCSCTTY: the terminal becomes that of this session.
+pub fn make_controlling_terminal(peer: BorrowedFd<'_>) -> Result<()> {
+    system_call!(
+        "no pointers",
+        libc::SYS_ioctl,
+        peer.as_raw_fd(),
+        libc::TIOCSCTTY,
+        0
+    )?;
+    Ok(())
 }

@@ -210,12 +210,8 @@ impl Server {
         for isolator in isolators {
             watches.extend(isolator.watch(id, declaration)?);
         }
-        let handover = Handover {
-            stdio,
-            mount_point: directory.mount_point(),
-            init,
-        };
-        let waiting = launch::prepare(declaration, info, handover)?;
+        let handover = Handover::new(stdio, directory.mount_point(), init);
+        let waiting = launch::prepare(declaration, info, handover, &mut |_| Ok(()))?;
         // Before the workload runs: a crash from here on finds the process by its name.
         directory.set_running(waiting.process().host_pid)?;
         Ok((waiting.start()?, watches))

@@ -5,13 +5,15 @@
 //! RESOLVE_IN_ROOT and used through the descriptor.
 
 mod attribute;
+mod hook;
 mod mount;
+mod terminal;
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags};
 
 use super::report::Record;
@@ -22,14 +24,27 @@ use super::sys;
 struct Context<'a> {
     /// To the parent.
     socket: BorrowedFd<'a>,
+    /// Whoever said the word to start, when it was not the parent.
+    starter: Option<OwnedFd>,
     /// A detached procfs of the container's own namespaces, which no mount of the image or of another container can
     /// cover: every write to /proc/sys and /proc/self goes there.
     proc: Option<OwnedFd>,
 }
 
+impl Context<'_> {
+    /// Who hears of a failure.
+    fn report_to(&self) -> BorrowedFd<'_> {
+        self.starter.as_ref().map_or(self.socket, AsFd::as_fd)
+    }
+}
+
 /// Runs the plan and never returns.
 pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
-    let mut context = Context { socket, proc: None };
+    let mut context = Context {
+        socket,
+        starter: None,
+        proc: None,
+    };
     for (index, step) in steps.iter().enumerate() {
         if let Err(errno) = apply(step, &mut context) {
             let record = match step {
@@ -40,7 +55,7 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
                 },
             };
             // Nobody is left to tell when this fails too: the launcher then reads end-of-file and a dead child.
-            let _ = rustix::io::write(socket, &record.encode());
+            let _ = rustix::io::write(context.report_to(), &record.encode());
             break;
         }
     }
@@ -49,6 +64,13 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
 
 fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
     match step {
+        Step::Rendezvous(point) => rendezvous(context.socket, Record::Reached(*point)),
+        Step::BecomeRoot => {
+            sys::set_gid(0)?;
+            sys::set_uid(0)
+        }
+        Step::Hook(step) => hook::run(step),
+        Step::Terminal { terminal, uid } => terminal::open(*terminal, *uid, context.socket),
         Step::NotDumpable => {
             sys::set_umask(0o022);
             sys::process_control(libc::PR_SET_DUMPABLE, 0, 0)
@@ -111,8 +133,10 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
             }
         }
         Step::NoNewPrivileges => sys::process_control(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
-        Step::CloseOnExec => sys::close_on_exec_from(3),
-        Step::AwaitStart { init } => await_start(context.socket, *init),
+        Step::CloseOnExec(first) => sys::close_on_exec_from(*first),
+        Step::AwaitStart { init, listener } => {
+            await_start(context, *init, listener.as_ref().map(AsFd::as_fd))
+        }
         Step::Execute(execute) => Err(execute_workload(execute)),
     }
 }
@@ -139,7 +163,9 @@ fn drop_bounding_set(keep: u64) -> Result<(), Errno> {
 fn become_user(ids: &Ids) -> Result<(), Errno> {
     // The permitted set must survive the change of the user; the sets are set right afterwards.
     sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)?;
-    sys::set_groups(&ids.groups)?;
+    if let Some(groups) = &ids.groups {
+        sys::set_groups(groups)?;
+    }
     sys::set_gid(ids.gid)?;
     sys::set_uid(ids.uid)
 }
@@ -154,17 +180,37 @@ fn set_capabilities(sets: &tepui_isolators::launch_info::CapabilitySets) -> Resu
     Ok(())
 }
 
-fn await_start(socket: BorrowedFd<'_>, init: bool) -> Result<(), Errno> {
+fn await_start(
+    context: &mut Context<'_>,
+    init: bool,
+    listener: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     if init {
         // Signals stay blocked: init takes over the full mask and loses none.
-        sys::keep_on_exec(socket)?;
+        sys::keep_on_exec(context.socket)?;
     } else {
         sys::unblock_signals()?;
     }
-    rustix::io::write(socket, &Record::Ready.encode())?;
+    rendezvous(context.socket, Record::Ready)?;
+    if let Some(listener) = listener {
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let starter = retry_on_intr(|| rustix::net::accept_with(listener, flags))?;
+        await_word(starter.as_fd())?;
+        context.starter = Some(starter);
+    }
+    Ok(())
+}
+
+/// Says where we are and waits for the answer.
+fn rendezvous(socket: BorrowedFd<'_>, record: Record) -> Result<(), Errno> {
+    rustix::io::write(socket, &record.encode())?;
+    await_word(socket)
+}
+
+fn await_word(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut word = [0u8; 1];
-    match rustix::io::read(socket, &mut word)? {
-        // The launcher is gone.
+    match retry_on_intr(|| rustix::io::read(socket, &mut word))? {
+        // Whoever was to say it is gone.
         0 => sys::exit_now(127),
         _ => Ok(()),
     }

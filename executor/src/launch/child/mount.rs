@@ -81,7 +81,7 @@ fn c_string<'a>(buffer: &'a mut [u8], bytes: &[u8]) -> Result<&'a CStr, Errno> {
 }
 
 /// Puts a detached mount on a place that was resolved before.
-fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, c"", place, c"", flags)
 }

@@ -8,26 +8,24 @@ mod mount;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
 
 use super::error::{Error, Result};
+use super::report::Point;
 use super::step::{Execute, Ids, Step};
 use super::sys::{self, StringArray};
+use super::{Handover, Stdio, id_maps};
 
-/// What the caller of a launch hands in beside the declaration.
+/// What a launch has beside the declaration.
 #[derive(Debug)]
 pub struct Attachments {
-    /// Standard input, output and error of the workload.
-    pub stdio: [OwnedFd; 3],
-    /// An empty directory of the host where the root is mounted, in the container's own mount namespace.
-    pub mount_point: PathBuf,
-    /// Our init, when the declaration asks for it.
-    pub init: Option<OwnedFd>,
-    /// Number of the child's end of the socket to the launcher, which init goes on using.
+    /// What the caller gives.
+    pub handover: Handover,
+    /// Number of the child's end of the socket to the parent, which init goes on using.
     pub socket: RawFd,
 }
 
@@ -45,15 +43,29 @@ pub fn steps(
         .process()
         .as_ref()
         .ok_or(Error::Missing { field: "process" })?;
+    let Attachments { handover, socket } = attachments;
     let own_root = declaration.rootfs != RootFilesystem::Host;
-    let target = c_path(&attachments.mount_point)?;
-    let init = attachments.init.is_some();
+    let target = c_path(&handover.mount_point)?;
+    let init = handover.init.is_some();
+    let user_namespace = oci_spec::runtime::LinuxNamespaceType::User;
+    let has_user_namespace = info.namespaces.contains(&user_namespace);
+    let joins_user_namespace = info
+        .join_namespaces
+        .iter()
+        .any(|(kind, _)| *kind == user_namespace);
 
-    let mut steps = vec![
+    let mut steps = Vec::with_capacity(64);
+    // Before anything that needs an id.
+    steps.extend(has_user_namespace.then_some(Step::Rendezvous(Point::IdMaps)));
+    let sets_up = info.rootfs.is_some();
+    steps.extend(
+        (has_user_namespace || joins_user_namespace && sets_up).then_some(Step::BecomeRoot),
+    );
+    steps.extend([
         Step::NotDumpable,
         Step::DefaultSignals(ignored_signals()?),
         Step::NewSession,
-    ];
+    ]);
     // Before anything is charged to the wrong cgroup.
     for directory in &info.cgroup_v1 {
         steps.push(join_cgroup(directory)?);
@@ -90,19 +102,26 @@ pub fn steps(
             });
         }
         steps.extend(info.readonly_paths.into_iter().map(Step::ReadonlyPath));
+        let waits = handover.waits_when_mounted || !handover.create_hooks.is_empty();
+        steps.extend(waits.then_some(Step::Rendezvous(Point::Mounted)));
+        steps.extend(handover.create_hooks.into_iter().map(Step::Hook));
         steps.push(Step::PivotRoot);
         if own_root {
             steps.push(Step::MakeDirectory(directory.clone()));
         }
     }
+    let user = process.user();
+    let uid = user.uid();
+    if let Stdio::Terminal(terminal) = handover.stdio {
+        steps.push(Step::Terminal { terminal, uid });
+    }
     // After everything that writes.
     steps.extend(info.readonly_root.then_some(Step::ReadonlyRoot));
-    for (number, from) in attachments.stdio.into_iter().enumerate() {
-        let from = without_host_null(from)?;
-        steps.push(Step::Stdio {
-            from,
-            number: number as i32,
-        });
+    if let Stdio::Descriptors(descriptors) = handover.stdio {
+        for (from, number) in descriptors.into_iter().zip(0..) {
+            let from = without_host_null(from)?;
+            steps.push(Step::Stdio { from, number });
+        }
     }
     // The pivot took the host's /proc, and the container's is not ours to trust.
     let needs_proc = info.attributes.iter().any(Attribute::needs_proc);
@@ -122,12 +141,12 @@ pub fn steps(
     steps.extend(early.map(Step::Seccomp));
     // Dropping the bounding set after the change of user is EPERM.
     steps.extend(info.capabilities.map(Step::BoundingSet));
-    let user = process.user();
     let groups = user.additional_gids().clone().unwrap_or_default();
+    let may_set_groups = !info.id_maps.as_ref().is_some_and(id_maps::denies_setgroups);
     steps.push(Step::Ids(Ids {
-        uid: user.uid(),
+        uid,
         gid: user.gid(),
-        groups,
+        groups: (may_set_groups || !groups.is_empty()).then_some(groups),
     }));
     steps.extend(info.capabilities.map(Step::Capabilities));
     // As the user, who may lack the right to enter it.
@@ -135,15 +154,19 @@ pub fn steps(
     steps.extend(info.no_new_privileges.then_some(Step::NoNewPrivileges));
     steps.extend(late_attributes.into_iter().map(Step::Attribute));
     // Marks and does not close: the report must work until execve(2).
-    steps.push(Step::CloseOnExec);
-    steps.push(Step::AwaitStart { init });
+    steps.push(Step::CloseOnExec(3 + handover.preserved));
+    steps.push(Step::AwaitStart {
+        init,
+        listener: handover.start,
+    });
+    steps.extend(handover.start_hooks.into_iter().map(Step::Hook));
     // Last, so that a profile need not allow our set-up.
     steps.extend(late.map(Step::Seccomp));
     steps.push(Step::Execute(execute(
         declaration,
         process,
-        attachments.init,
-        attachments.socket,
+        handover.init,
+        socket,
     )?));
     Ok(steps)
 }

@@ -1,0 +1,44 @@
+//! Hooks that run inside the container while it is set up: runtime-spec "createContainer" and "startContainer" hooks.
+
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{WaitId, WaitIdOptions};
+
+use crate::launch::step::HookStep;
+use crate::launch::sys;
+
+/// Runs one hook to its end. Anything but exit status 0 is `ECANCELED`, taking too long `ETIME`.
+pub(super) fn run(hook: &HookStep) -> Result<(), Errno> {
+    rustix::fs::seek(&hook.state, rustix::fs::SeekFrom::Start(0))?;
+    let pidfd = match sys::clone_process(0, None)? {
+        sys::Cloned::Parent { pidfd } => pidfd,
+        sys::Cloned::Child => {
+            let executed = sys::duplicate_to(hook.state.as_fd(), 0)
+                .and_then(|()| sys::close_on_exec_from(3))
+                .and_then(|()| sys::unblock_signals())
+                .and_then(|()| {
+                    Err::<(), _>(sys::execute(&hook.path, &hook.arguments, &hook.environment))
+                });
+            sys::exit_now(executed.map_or(127, |()| 0))
+        }
+    };
+    let deadline = hook.timeout.map(|seconds| Timespec {
+        tv_sec: i64::from(seconds),
+        tv_nsec: 0,
+    });
+    let ready =
+        retry_on_intr(|| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], deadline.as_ref()))?;
+    if ready == 0 {
+        sys::send_signal(pidfd.as_fd(), libc::SIGKILL)?;
+    }
+    let status = retry_on_intr(|| {
+        rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
+    })?;
+    match (ready, status.and_then(|status| status.exit_status())) {
+        (0, _) => Err(Errno::TIME),
+        (_, Some(0)) => Ok(()),
+        _ => Err(Errno::CANCELED),
+    }
+}
