@@ -17,6 +17,7 @@ pub mod launcher;
 pub mod local_agent;
 pub mod pidfd;
 pub mod report;
+pub mod runtime;
 pub mod seal;
 pub mod settings;
 pub mod spec;

@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 
 /// The name of a container: also the name of its cgroup directories, state directory and writable layer.
 ///
-/// One path component of 1 to 128 bytes from `[A-Za-z0-9_.-]`, not starting with a dot or a dash.
+/// One path component of 1 to 230 bytes from `[A-Za-z0-9_+.-]`, not starting with a dot or a dash: unfinished directories
+/// start with a dot, and options of programs with a dash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);
 
 impl ContainerId {
     /// The longest id, in bytes; it leaves room for suffixes in a 255-byte file name.
-    pub const MAX_LENGTH: usize = 128;
+    pub const MAX_LENGTH: usize = 230;
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
@@ -32,7 +33,7 @@ impl FromStr for ContainerId {
     type Err = InvalidContainerId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'+' | b'.' | b'-');
         let good_start = !text.starts_with(['.', '-']);
         if text.is_empty()
             || text.len() > Self::MAX_LENGTH
@@ -68,7 +69,7 @@ impl fmt::Display for ContainerId {
 /// A text that cannot be a container id.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "{0:?} is not a container id: use 1 to 128 of A-Z a-z 0-9 _ . - and do not start with a dot or a dash"
+    "{0:?} is not a container id: use 1 to 230 of A-Z a-z 0-9 _ + . - and do not start with a dot or a dash"
 )]
 pub struct InvalidContainerId(pub String);
 
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn an_id_is_one_safe_path_component() {
-        for good in ["a", "web.1-3fa92b11c0de", "A_b.c-9"] {
+        for good in ["a", "web.1-3fa92b11c0de", "A_b.c-9", "+a+b", "_x"] {
             assert_eq!(
                 good.parse::<ContainerId>().expect("a good id").as_str(),
                 good
@@ -167,7 +168,7 @@ mod tests {
             "a b",
             "a\n",
             "ä",
-            &"x".repeat(129),
+            &"x".repeat(231),
         ] {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
