@@ -17,6 +17,7 @@ pub mod sys;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
@@ -75,7 +76,7 @@ pub struct Handover {
     pub create_hooks: Vec<HookStep>,
     /// Hooks that run inside the container right before the workload (`startContainer`).
     pub start_hooks: Vec<HookStep>,
-    /// Whether `when_mounted` is called at all: it costs a round trip.
+    /// Whether [`Attendant::mounted`] is called at all: it costs a round trip.
     pub waits_when_mounted: bool,
 }
 
@@ -95,11 +96,40 @@ impl Handover {
     }
 }
 
-/// What the caller does while the container's process waits for it; an error ends the launch.
-pub type WhenMounted<'a> =
-    &'a mut dyn FnMut(
-        &Process,
-    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+/// The caller of a launch, while the container's process waits or takes its time.
+pub trait Attendant {
+    /// Everything is mounted and the process waits: hooks of the host run now. An error ends the launch.
+    ///
+    /// # Errors
+    /// Whatever the caller could not do.
+    fn mounted(&mut self, process: &Process) -> std::result::Result<(), Failure>;
+
+    /// Nothing was heard for [`PATIENCE`]. An error ends the launch, as when the container is frozen.
+    ///
+    /// # Errors
+    /// Why it is not worth waiting on.
+    fn still_waiting(&mut self, process: &Process) -> std::result::Result<(), Failure>;
+}
+
+/// Why a caller ends a launch.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a launch waits for the next word of the container's process before it asks the caller.
+pub const PATIENCE: Duration = Duration::from_millis(400);
+
+/// An attendant with nothing to do, who waits as long as it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Patient;
+
+impl Attendant for Patient {
+    fn mounted(&mut self, _: &Process) -> std::result::Result<(), Failure> {
+        Ok(())
+    }
+
+    fn still_waiting(&mut self, _: &Process) -> std::result::Result<(), Failure> {
+        Ok(())
+    }
+}
 
 /// Clones the container's process and sets it up as far as the word to execute.
 ///
@@ -109,12 +139,14 @@ pub fn prepare(
     declaration: &Declaration,
     info: ContainerLaunchInfo,
     handover: Handover,
-    when_mounted: WhenMounted<'_>,
+    attendant: &mut dyn Attendant,
 ) -> Result<Waiting> {
     let flags = namespace_flags(&info.namespaces);
     let cgroup = info.cgroup_v2.as_deref().map(open_directory).transpose()?;
     check_profile(&info, handover.init.is_some())?;
-    let joins = open_namespaces(&info.join_namespaces)?;
+    // The cgroup namespace is entered by the child, after the move into the cgroups.
+    let at_clone = |(kind, _): &&(LinuxNamespaceType, PathBuf)| *kind != LinuxNamespaceType::Cgroup;
+    let joins = open_namespaces(info.join_namespaces.iter().filter(at_clone))?;
     let id_maps = info.id_maps.clone();
     let channel = |source: Errno| Error::Channel {
         action: "make a socket pair",
@@ -158,32 +190,50 @@ pub fn prepare(
         steps,
         terminal: None,
     };
-    waiting.meet(id_maps.as_ref(), when_mounted)
+    waiting.meet(id_maps.as_ref(), attendant)
 }
 
 impl Waiting {
     /// Answers each rendezvous until the child has nothing left to do but execute.
-    fn meet(mut self, id_maps: Option<&IdMaps>, when_mounted: WhenMounted<'_>) -> Result<Self> {
+    fn meet(mut self, id_maps: Option<&IdMaps>, attendant: &mut dyn Attendant) -> Result<Self> {
         loop {
-            let done = match self.process.receive() {
-                Ok(Some(Record::Ready)) => return Ok(self),
-                Ok(Some(Record::Reached(Point::IdMaps))) => match id_maps {
+            let heard = match self.hear(attendant) {
+                Ok(heard) => heard,
+                Err(error) => return Err(self.give_up(error)),
+            };
+            let done = match heard {
+                Some(Record::Ready) => return Ok(self),
+                Some(Record::Reached(Point::IdMaps)) => match id_maps {
                     Some(maps) => id_maps::write(self.process.host_pid, maps),
                     None => Ok(()),
                 },
-                Ok(Some(Record::Reached(Point::Mounted))) => {
-                    when_mounted(&self.process).map_err(Error::Caller)
+                Some(Record::Reached(Point::Mounted)) => {
+                    attendant.mounted(&self.process).map_err(Error::Caller)
                 }
-                Ok(Some(Record::Terminal)) => {
+                Some(Record::Terminal) => {
                     self.terminal = self.process.take_received();
                     continue;
                 }
                 other => return Err(self.abandon(other)),
             };
-            // Its end takes the process with it.
-            done?;
+            if let Err(error) = done {
+                return Err(self.give_up(error));
+            }
             if let Err(errno) = self.process.answer() {
-                return Err(self.abandon(Err(errno.into())));
+                return Err(self.give_up(unheard(errno.into())));
+            }
+        }
+    }
+
+    /// The next record, as long as the attendant has patience.
+    fn hear(&self, attendant: &mut dyn Attendant) -> Result<Option<Record>> {
+        loop {
+            match self.process.receive_within(PATIENCE) {
+                Ok(Some(heard)) => return Ok(heard),
+                Ok(None) => attendant
+                    .still_waiting(&self.process)
+                    .map_err(Error::Caller)?,
+                Err(source) => return Err(unheard(source)),
             }
         }
     }
@@ -204,7 +254,7 @@ impl Waiting {
     /// When it has ended meanwhile.
     pub fn leave(self) -> Result<()> {
         if let Err(errno) = self.process.answer() {
-            return Err(self.abandon(Err(errno.into())));
+            return Err(self.give_up(unheard(errno.into())));
         }
         self.process.release();
         Ok(())
@@ -214,29 +264,34 @@ impl Waiting {
     ///
     /// # Errors
     /// When it could not be; the process is dead and reaped then.
-    pub fn start(self) -> Result<Process> {
+    pub fn start(self, attendant: &mut dyn Attendant) -> Result<Process> {
         if let Err(errno) = self.process.answer() {
-            return Err(self.abandon(Err(errno.into())));
+            return Err(self.give_up(unheard(errno.into())));
         }
         let with_init = self
             .steps
             .iter()
             .any(|step| matches!(step, Step::AwaitStart { init: true, .. }));
-        match self.process.receive() {
+        match self.hear(attendant) {
             Ok(Some(Record::Executed)) => Ok(self.process),
             // The socket closes on execve(2).
             Ok(None) if !with_init => Ok(self.process),
-            other => Err(self.abandon(other)),
+            Ok(other) => Err(self.abandon(other)),
+            Err(error) => Err(self.give_up(error)),
         }
     }
 
+    /// Ends the child because of `error`.
+    fn give_up(self, error: Error) -> Error {
+        self.process.end();
+        error
+    }
+
     /// Ends the child and says what went wrong.
-    fn abandon(self, answer: io::Result<Option<Record>>) -> Error {
-        self.process.kill();
-        // It is dead or dying: this waits for the kernel only.
-        let reaped = self.process.reap();
+    fn abandon(self, answer: Option<Record>) -> Error {
+        self.process.end();
         match answer {
-            Ok(Some(Record::StepFailed { index, errno })) => {
+            Some(Record::StepFailed { index, errno }) => {
                 let step = self.steps.get(usize::from(index));
                 Error::Step {
                     step: step.map(ToString::to_string).unwrap_or_default(),
@@ -245,21 +300,11 @@ impl Waiting {
                     source: io::Error::from_raw_os_error(errno.into()),
                 }
             }
-            Ok(Some(Record::ExecuteFailed(errno))) => Error::Execute {
+            Some(Record::ExecuteFailed(errno)) => Error::Execute {
                 program: self.program(),
                 source: io::Error::from_raw_os_error(errno),
             },
-            Err(source) => Error::Channel {
-                action: "hear from the container's process",
-                source,
-            },
-            Ok(_) => match reaped {
-                Err(source) => Error::Channel {
-                    action: "wait for the container's process",
-                    source,
-                },
-                Ok(_) => Error::Died,
-            },
+            _ => Error::Died,
         }
     }
 
@@ -273,6 +318,13 @@ impl Waiting {
             })
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default()
+    }
+}
+
+fn unheard(source: io::Error) -> Error {
+    Error::Channel {
+        action: "hear from the container's process",
+        source,
     }
 }
 
@@ -294,8 +346,8 @@ fn namespace_flags(namespaces: &[LinuxNamespaceType]) -> u64 {
 }
 
 /// Opens the namespaces to enter, before anything of them is entered.
-fn open_namespaces(
-    namespaces: &[(LinuxNamespaceType, PathBuf)],
+fn open_namespaces<'a>(
+    namespaces: impl Iterator<Item = &'a (LinuxNamespaceType, PathBuf)>,
 ) -> Result<Vec<(LinuxNamespaceType, OwnedFd)>> {
     let open = |(kind, path): &(LinuxNamespaceType, PathBuf)| {
         let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -305,7 +357,7 @@ fn open_namespaces(
         })?;
         Ok((*kind, namespace))
     };
-    namespaces.iter().map(open).collect()
+    namespaces.map(open).collect()
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

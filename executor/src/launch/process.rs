@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{WaitId, WaitIdOptions};
@@ -33,6 +34,13 @@ pub struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Process {
+    /// Kills it and takes its status, unless that was done; waits a second at most.
+    pub(super) fn end(&self) {
         if self.is_done_with.get() {
             return;
         }
@@ -49,10 +57,9 @@ impl Drop for Process {
                 "a killed container does not end"
             ),
         }
+        self.is_done_with.set(true);
     }
-}
 
-impl Process {
     pub(super) fn new(pidfd: OwnedFd, socket: OwnedFd) -> io::Result<Self> {
         let mut process = Self {
             pidfd,
@@ -66,8 +73,24 @@ impl Process {
         Ok(process)
     }
 
+    /// As `receive`; `None` when nothing comes within `patience`.
+    pub(super) fn receive_within(&self, patience: Duration) -> io::Result<Option<Option<Record>>> {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        match poll(
+            &mut [PollFd::new(&self.socket, PollFlags::IN)],
+            Some(&timeout),
+        ) {
+            Ok(0) | Err(Errno::INTR) => Ok(None),
+            Ok(_) => self.receive().map(Some),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// The next record; `None` at the end of the socket. A descriptor that comes along is kept for `take_received`.
-    pub(super) fn receive(&self) -> io::Result<Option<Record>> {
+    fn receive(&self) -> io::Result<Option<Record>> {
         let mut bytes = [0; Record::SIZE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         loop {

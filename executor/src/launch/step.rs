@@ -45,6 +45,8 @@ pub enum Step {
     },
     /// unshare(2) of the cgroup namespace, whose root is the cgroup that one is in.
     CgroupNamespace,
+    /// setns(2) into an existing cgroup namespace, after the move into the cgroups.
+    EnterCgroupNamespace(OwnedFd),
     /// The loopback device of a new network namespace.
     Loopback,
     /// sethostname(2).
@@ -242,6 +244,7 @@ impl fmt::Display for Step {
             Self::NewSession => f.write_str("make a session"),
             Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),
             Self::CgroupNamespace => f.write_str("make a cgroup namespace"),
+            Self::EnterCgroupNamespace(_) => f.write_str("enter the cgroup namespace"),
             Self::Loopback => f.write_str("set the loopback device up"),
             Self::Hostname(name) => write!(f, "set the host name {}", text(name)),
             Self::OomScoreAdjustment(value) => write!(f, "set oom_score_adj to {}", text(value)),

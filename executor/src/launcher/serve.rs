@@ -14,7 +14,7 @@ use tepui_isolators::{ContainerId, Declaration, Isolator, LimitEvent, Watch, reg
 use super::protocol::{self, Launch, Reply, Request};
 use crate::container::StateDirectory;
 use crate::init;
-use crate::launch::{self, Handover, Process, sys};
+use crate::launch::{self, Handover, Patient, Process, sys};
 use crate::{pidfd, report};
 
 /// First argument of the launcher: how `main` knows that it is one.
@@ -211,10 +211,10 @@ impl Server {
             watches.extend(isolator.watch(id, declaration)?);
         }
         let handover = Handover::new(stdio, directory.mount_point(), init);
-        let waiting = launch::prepare(declaration, info, handover, &mut |_| Ok(()))?;
+        let waiting = launch::prepare(declaration, info, handover, &mut Patient)?;
         // Before the workload runs: a crash from here on finds the process by its name.
         directory.set_running(waiting.process().host_pid)?;
-        Ok((waiting.start()?, watches))
+        Ok((waiting.start(&mut Patient)?, watches))
     }
 
     fn init(&mut self) -> Result<OwnedFd, LaunchError> {

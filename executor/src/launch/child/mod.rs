@@ -81,6 +81,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::NewSession => rustix::process::setsid().map(drop),
         Step::JoinCgroup { tasks, .. } => rustix::io::write(tasks, b"0").map(drop),
         Step::CgroupNamespace => sys::unshare_cgroup_namespace(),
+        Step::EnterCgroupNamespace(namespace) => sys::enter_namespace(namespace.as_fd()),
         Step::Loopback => sys::loopback_up(),
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
         Step::OomScoreAdjustment(value) => {

@@ -77,6 +77,14 @@ pub fn steps(
     {
         steps.push(Step::CgroupNamespace);
     }
+    let cgroup = oci_spec::runtime::LinuxNamespaceType::Cgroup;
+    for (_, path) in info
+        .join_namespaces
+        .iter()
+        .filter(|(kind, _)| *kind == cgroup)
+    {
+        steps.push(Step::EnterCgroupNamespace(open_file(path)?));
+    }
     steps.extend(info.loopback.then_some(Step::Loopback));
     steps.extend(info.hostname.map(Step::Hostname));
     // The host's /proc is gone after the pivot, and the container's is not ours to write to.
@@ -197,6 +205,14 @@ fn ignored_signals() -> Result<u64> {
 
 fn c_number(value: i32) -> CString {
     CString::new(value.to_string()).expect("digits hold no NUL byte")
+}
+
+fn open_file(path: &Path) -> Result<OwnedFd> {
+    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    opened.map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    })
 }
 
 fn join_cgroup(directory: &Path) -> Result<Step> {
