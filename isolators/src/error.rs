@@ -84,6 +84,19 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A container's processes could not all be stopped in time.
+    #[error(
+        "container {id}: {} did not freeze within {limit:?} and was thawed again; a process in it cannot be stopped now, try again",
+        path.display()
+    )]
+    NotFrozen {
+        /// The container.
+        id: ContainerId,
+        /// The directory.
+        path: PathBuf,
+        /// How long was waited.
+        limit: std::time::Duration,
+    },
 }
 
 impl Error {

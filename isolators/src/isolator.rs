@@ -52,6 +52,14 @@ pub trait Isolator: Send + Sync {
     /// Compares this isolator's two halves: one finding for each thing that was declared.
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding>;
 
+    /// Changes limits of a running container in place, to what `declaration` now says; what it leaves out stays.
+    ///
+    /// # Errors
+    /// When the declaration asks for what cannot be honoured, or the host refuses; the limits before it are written.
+    fn update(&self, _id: &ContainerId, _declaration: &Declaration) -> Result<()> {
+        Ok(())
+    }
+
     /// Frees what `prepare` acquired; already gone counts as done.
     ///
     /// # Errors

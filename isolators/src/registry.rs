@@ -100,6 +100,21 @@ pub fn prepare(
     Ok(merged)
 }
 
+/// Changes the limits of a running container, isolator by isolator, to what `declaration` now says; what it leaves out
+/// stays as it is.
+///
+/// # Errors
+/// The first failure; what was changed before it stays changed.
+pub fn update(
+    isolators: &[Box<dyn Isolator>],
+    id: &ContainerId,
+    declaration: &Declaration,
+) -> Result<()> {
+    isolators
+        .iter()
+        .try_for_each(|isolator| isolator.update(id, declaration))
+}
+
 /// Cleans up all of `isolators` in reverse order, whichever of them fail.
 ///
 /// # Errors

@@ -3,17 +3,18 @@
 //! cgroups(7) for v1; the kernel's admin-guide/cgroup-v2.rst for v2. All names derive from the container's id and the
 //! declaration, so that any process can remove what another one made.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use super::hierarchy::{Hierarchies, Hierarchy, Version};
+use super::members::signal_members;
 use crate::declaration::{CgroupPlacement, ContainerId};
 use crate::error::{Error, Result};
 
@@ -57,6 +58,18 @@ impl Directory {
         Ok(hierarchy.map(|hierarchy| Self::inside(hierarchy, "", id, placement)))
     }
 
+    /// The container's directory in every hierarchy of this host, whether it exists or not.
+    ///
+    /// # Errors
+    /// When the host's layout cannot be read.
+    pub fn all(id: &ContainerId, placement: &CgroupPlacement) -> Result<Vec<Self>> {
+        let all = Hierarchies::of_this_host()?.all().iter().map(|hierarchy| {
+            let controller = hierarchy.controllers.first().map_or("", String::as_str);
+            Self::inside(hierarchy, controller, id, placement)
+        });
+        Ok(all.collect())
+    }
+
     fn inside(
         hierarchy: &'static Hierarchy,
         controller: &str,
@@ -86,6 +99,16 @@ impl Directory {
     pub fn parent_path(&self) -> Option<PathBuf> {
         let path = self.hierarchy.directory(&self.parent);
         (path != self.hierarchy.directory(Path::new("/"))).then_some(path)
+    }
+
+    /// The controllers of its hierarchy, as `Hierarchy::controllers` has them.
+    pub fn controllers(&self) -> &[String] {
+        &self.hierarchy.controllers
+    }
+
+    /// Whether it exists.
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
     }
 
     /// The interface of its hierarchy.
@@ -242,9 +265,9 @@ impl Directory {
             ignore_absent(unified.write("cgroup.kill", "1"))?;
         }
         let killed = match self.version() == Version::V1 || !self.has("cgroup.kill") {
-            true => tree(&self.path)?
-                .iter()
-                .try_for_each(|directory| kill_members(directory)),
+            true => tree(&self.path)?.iter().try_for_each(|directory| {
+                signal_members(directory, Signal::KILL, &HashSet::new()).map(drop)
+            }),
             false => Ok(()),
         };
         // Thawed in any case: frozen tasks could not be killed by anybody.
@@ -263,34 +286,49 @@ impl Directory {
             std::thread::sleep(Duration::from_millis(1));
             return Ok(());
         }
-        let path = self.path.join("cgroup.events");
-        let failed = |error: io::Error| Error::file("wait for", &path, error);
-        let events = match File::open(&path) {
-            Ok(events) => events,
-            Err(error) if is_gone(&error) => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        };
-        // Reading arms the notification: kernfs reports a change since the last read by POLLPRI.
-        let text = match io::read_to_string(&events) {
-            Ok(text) => text,
-            Err(error) if is_gone(&error) => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        };
-        if text.lines().any(|line| line == "populated 1") {
-            let pause = Timespec {
-                tv_sec: 0,
-                tv_nsec: 100_000_000,
-            };
-            match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&pause)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(failed(error.into())),
-            }
-        } else {
+        let pause = Duration::from_millis(100);
+        if wait_for_event(&self.path, "populated 0", pause)? {
             // Empty of processes, but the kernel has not let go of a dying one yet.
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
+}
+
+/// Waits at most `patience` until `cgroup.events` of a v2 cgroup changes, unless it has this line already. Whether it
+/// has the line, or the cgroup is gone.
+pub(super) fn wait_for_event(directory: &Path, line: &str, patience: Duration) -> Result<bool> {
+    let path = directory.join("cgroup.events");
+    let failed = |error: io::Error| Error::file("wait for", &path, error);
+    let events = match File::open(&path) {
+        Ok(events) => events,
+        Err(error) if is_gone(&error) => return Ok(true),
+        Err(error) => return Err(failed(error)),
+    };
+    let has_line = || {
+        let (mut reader, mut text) = (&events, String::new());
+        // Reading arms the notification: kernfs reports a change since the last read by POLLPRI.
+        match reader
+            .rewind()
+            .and_then(|()| reader.read_to_string(&mut text))
+        {
+            Ok(_) => Ok(text.lines().any(|found| found == line)),
+            Err(error) if is_gone(&error) => Ok(true),
+            Err(error) => Err(failed(error)),
+        }
+    };
+    if has_line()? {
+        return Ok(true);
+    }
+    let pause = Timespec::try_from(patience).unwrap_or(Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    });
+    match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&pause)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(failed(error.into())),
+    }
+    has_line()
 }
 
 /// Writes one value to a file of a cgroup.
@@ -390,57 +428,4 @@ fn is_in_use(error: &io::Error) -> bool {
         error.kind(),
         ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty
     )
-}
-
-/// Sends SIGKILL to every process of one cgroup, and to no other.
-fn kill_members(directory: &Path) -> Result<()> {
-    // A pid may be given to another process between reading and killing. So each gets a pidfd first, and only those
-    // still listed afterwards are signalled: what the descriptor names is then either a member or already dead.
-    let handles: Vec<(Pid, OwnedFd)> = members(directory)?
-        .into_iter()
-        .filter_map(|pid| match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => Some(Ok((pid, handle))),
-            Err(Errno::SRCH) => None,
-            Err(error) => Some(Err(Error::file(
-                format!("open a pidfd of pid {} of", pid.as_raw_nonzero()),
-                directory,
-                error,
-            ))),
-        })
-        .collect::<Result<_>>()?;
-    if handles.is_empty() {
-        return Ok(());
-    }
-    let still_there = members(directory)?;
-    for (pid, handle) in handles {
-        if !still_there.contains(&pid) {
-            continue;
-        }
-        match pidfd_send_signal(&handle, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => {
-                let action = format!("kill pid {} of", pid.as_raw_nonzero());
-                return Err(Error::file(action, directory, error));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The processes of one cgroup. Those outside our pid namespace are listed as 0 and left out: signalled as such they
-/// would be our own process group.
-fn members(directory: &Path) -> Result<Vec<Pid>> {
-    let path = directory.join("cgroup.procs");
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(text
-            .lines()
-            .filter_map(|line| Pid::from_raw(line.parse().ok()?))
-            .collect()),
-        Err(error) if is_gone(&error) => Ok(Vec::new()),
-        // A threaded cgroup of v2 lists its processes in the domain above it.
-        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
-            Ok(Vec::new())
-        }
-        Err(error) => Err(Error::file("read", path, error)),
-    }
 }
