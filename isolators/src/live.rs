@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::launch_info::CapabilitySets;
+use crate::launch_info::{CapabilitySets, IdMaps};
 
 /// The process that is looked at: any process, ours or not, seen from the observer's `/proc`.
 #[derive(Debug, Clone)]
@@ -112,6 +112,12 @@ pub struct Live {
     pub root_is_observers: Option<bool>,
     /// Host name in its UTS namespace.
     pub hostname: Option<String>,
+    /// NIS domain name in its UTS namespace.
+    pub domainname: Option<String>,
+    /// The id maps of its user namespace, to ids of the observer's.
+    pub id_maps: Option<IdMaps>,
+    /// Offsets of its time namespace by clock, in seconds and nanoseconds.
+    pub time_offsets: BTreeMap<String, (i64, u32)>,
     /// Capability sets of the weakest thread (the union over threads, so that no thread's extra right is missed).
     pub capabilities: Option<CapabilitySets>,
     /// True only when every thread has it.

@@ -2,8 +2,6 @@
 //!
 //! The order of the table is the order of `prepare`; an operator's selection does not change it.
 
-use oci_spec::runtime::LinuxNamespaceType;
-
 use crate::cgroups::cpu::CpuIsolator;
 use crate::cgroups::devices::DevicesIsolator;
 use crate::cgroups::freezer::FreezerIsolator;
@@ -22,6 +20,8 @@ use crate::namespaces::cgroup::CgroupNamespace;
 use crate::namespaces::ipc::IpcNamespace;
 use crate::namespaces::net::NetNamespace;
 use crate::namespaces::pid::PidNamespace;
+use crate::namespaces::time::TimeNamespace;
+use crate::namespaces::user::UserNamespace;
 use crate::namespaces::uts::UtsNamespace;
 use crate::observe;
 use crate::posix::rlimits::Rlimits;
@@ -30,11 +30,13 @@ use crate::posix::rlimits::Rlimits;
 pub fn all() -> Vec<Box<dyn Isolator>> {
     vec![
         Box::new(LinuxFilesystem),
+        Box::new(UserNamespace),
         Box::new(PidNamespace),
         Box::new(IpcNamespace),
         Box::new(UtsNamespace),
         Box::new(NetNamespace),
         Box::new(CgroupNamespace),
+        Box::new(TimeNamespace),
         Box::new(CpuIsolator),
         Box::new(MemIsolator),
         Box::new(PidsIsolator),
@@ -168,26 +170,14 @@ fn refuse_unhandled(declaration: &Declaration) -> Result<()> {
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let mut asked = Vec::new();
     if let Some(linux) = declaration.spec.linux() {
-        let namespaces = linux.namespaces().iter().flatten();
-        let mut kinds = namespaces.map(|namespace| namespace.typ());
-        let other =
-            kinds.find(|kind| matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time));
-        let maps = linux.uid_mappings().iter().chain(linux.gid_mappings());
         let sysctl = linux.sysctl().iter().flatten().map(|(name, _)| name).min();
-        let offsets = linux.time_offsets().as_ref();
         let network_devices = linux.net_devices().as_ref();
         asked.extend([
-            ("linux.namespaces", other.map(|kind| kind.to_string())),
-            ("linux.uidMappings", set(maps.flatten().next().is_some())),
             ("linux.sysctl", sysctl.cloned()),
             ("linux.mountLabel", text(linux.mount_label())),
             ("linux.intelRdt", set(linux.intel_rdt().is_some())),
             ("linux.memoryPolicy", set(linux.memory_policy().is_some())),
             ("linux.personality", set(linux.personality().is_some())),
-            (
-                "linux.timeOffsets",
-                set(offsets.is_some_and(|all| !all.is_empty())),
-            ),
             (
                 "linux.netDevices",
                 set(network_devices.is_some_and(|all| !all.is_empty())),
@@ -224,6 +214,7 @@ fn refuse_unhandled(declaration: &Declaration) -> Result<()> {
 mod tests {
     use super::*;
     use crate::declaration::{CgroupPlacement, Overlay, RootFilesystem};
+    use oci_spec::runtime::LinuxNamespaceType;
     use std::path::Path;
 
     fn declaration(spec: serde_json::Value, writable: &Path) -> Declaration {
@@ -295,12 +286,17 @@ mod tests {
         let cases = [
             (
                 serde_json::json!({ "linux": { "namespaces": [{ "type": "user" }] } }),
-                "user",
+                "linux.uidMappings is empty",
             ),
             (
-                serde_json::json!({ "linux": { "namespaces": [{ "type": "time" }] } }),
-                "time",
+                serde_json::json!({ "linux": { "uidMappings": [{ "containerID": 0, "hostID": 1, "size": 1 }] } }),
+                "linux.uidMappings is 0:1:1",
             ),
+            (
+                serde_json::json!({ "linux": { "timeOffsets": { "boottime": { "secs": 1 } } } }),
+                "linux.timeOffsets",
+            ),
+            (serde_json::json!({ "domainname": "d" }), "domainname is d"),
             (
                 serde_json::json!({ "linux": { "sysctl": { "kernel.x": "1" } } }),
                 "kernel.x",
@@ -310,8 +306,29 @@ mod tests {
                 "linux.mountLabel",
             ),
             (
-                serde_json::json!({ "linux": { "namespaces": [{ "type": "pid", "path": "/proc/1/ns/pid" }] } }),
-                "pid with path",
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "pid", "path": "/proc/self/ns/net" }] } }),
+                "another type",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "ipc", "path": "ns/ipc" }] } }),
+                "ipc with path ns/ipc, but the path has to be absolute",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "uts", "path": "/dev/null" }] } }),
+                "not a namespace",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "network", "path": "/no/such" }] } }),
+                "could not open the namespace /no/such",
+            ),
+            (
+                serde_json::json!({ "linux": { "namespaces": [{ "type": "mount", "path": "/proc/self/ns/mnt" }] } }),
+                "mnt with path",
+            ),
+            (
+                // Joined, but our own.
+                serde_json::json!({ "hostname": "x", "linux": { "namespaces": [{ "type": "uts", "path": "/proc/self/ns/uts" }] } }),
+                "rename the host",
             ),
             (
                 serde_json::json!({ "linux": { "namespaces": [{ "type": "ipc" }, { "type": "ipc" }] } }),

@@ -1,7 +1,9 @@
-//! ptrace(2), which has no safe wrapper. The only unsafe code of this crate.
+//! System calls without a safe wrapper: ptrace(2), and what asks the kernel for attributes of a process. The only unsafe
+//! code of this crate.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_long, c_uint, pid_t, sock_filter};
 
@@ -82,4 +84,12 @@ pub fn seccomp_filter(tid: pid_t, index: usize) -> io::Result<Option<Vec<sock_fi
     } else {
         Ok(Some(program))
     }
+}
+
+/// Of which type a namespace is, as a flag of clone(2): ioctl_ns(2) NS_GET_NSTYPE. The descriptor must be one of nsfs.
+pub fn namespace_type(namespace: BorrowedFd<'_>) -> io::Result<u32> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this request takes no argument, so no memory is touched.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE as _) };
+    u32::try_from(result).map_err(|_| io::Error::last_os_error())
 }

@@ -102,11 +102,14 @@ fn namespaces() {
     if !is_root() {
         return;
     }
-    let kinds = ["pid", "ipc", "uts", "network", "cgroup"].map(|kind| json!({ "type": kind }));
-    let declared =
-        declaration(json!({ "hostname": "tepui-test", "linux": { "namespaces": kinds } }));
+    let kinds =
+        ["pid", "ipc", "uts", "network", "cgroup", "time"].map(|kind| json!({ "type": kind }));
+    let declared = declaration(json!({
+        "hostname": "tepui-test", "domainname": "tepui-domain",
+        "linux": { "namespaces": kinds, "timeOffsets": { "boottime": { "secs": 7 } } }
+    }));
     let undeclared = declaration(json!({}));
-    let names = ["pid", "ipc", "uts", "net", "cgroup"];
+    let names = ["pid", "ipc", "uts", "net", "cgroup", "time"];
     let own = Process::start(
         &[
             "unshare",
@@ -117,8 +120,10 @@ fn namespaces() {
             "--uts",
             "--net",
             "--cgroup",
+            "--time",
+            "--boottime=7",
         ],
-        "hostname tepui-test",
+        "hostname tepui-test && echo tepui-domain >/proc/sys/kernel/domainname",
         true,
     );
     let shared = Process::start(&[], "", false);
@@ -135,6 +140,88 @@ fn namespaces() {
     let findings = verify("namespaces/pid", &hosts_proc, &declared);
     assert_eq!(item(&findings, "pid namespace").verdict, Verdict::Match);
     assert_eq!(item(&findings, "/proc").verdict, Verdict::Weaker);
+}
+
+#[test]
+fn namespaces_that_are_joined() {
+    if !is_root() {
+        return;
+    }
+    let owner = Process::start(
+        &["unshare", "--ipc", "--uts", "--net", "--cgroup"],
+        "",
+        false,
+    );
+    let other = Process::start(
+        &["unshare", "--ipc", "--uts", "--net", "--cgroup"],
+        "",
+        false,
+    );
+    let path = |name: &str| owner.target.proc_path(&format!("ns/{name}"));
+    let kinds = [
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+        ("network", "net"),
+        ("cgroup", "cgroup"),
+    ];
+    for (kind, name) in kinds {
+        let declared = declaration(
+            json!({ "linux": { "namespaces": [{ "type": kind, "path": path(name) }] } }),
+        );
+        let isolator = format!("namespaces/{name}");
+        assert_all(&verify(&isolator, &owner, &declared), Verdict::Match);
+        assert_all(&verify(&isolator, &other, &declared), Verdict::Weaker);
+        let isolators = registry::select(Some(&isolator)).unwrap();
+        let info = registry::prepare(&isolators, &"joins".parse().unwrap(), &declared).unwrap();
+        assert_eq!(info.join_namespaces.len(), 1);
+        assert!(info.namespaces.is_empty() && !info.loopback);
+    }
+}
+
+#[test]
+fn user_namespaces_and_their_maps() {
+    if !is_root() {
+        return;
+    }
+    let maps = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+    let namespace = |namespace| {
+        declaration(json!({ "linux": {
+            "namespaces": [namespace], "uidMappings": maps, "gidMappings": maps
+        }}))
+    };
+    let declared = namespace(json!({ "type": "user" }));
+    let own = Process::start(&["unshare", "--user", "--map-root-user"], "", false);
+    let findings = verify("namespaces/user", &own, &declared);
+    assert_eq!(findings.len(), 3);
+    assert_all(&findings, Verdict::Match);
+    let unmapped = Process::start(&["unshare", "--user"], "", false);
+    let findings = verify("namespaces/user", &unmapped, &declared);
+    assert_eq!(item(&findings, "user namespace").verdict, Verdict::Match);
+    assert_eq!(item(&findings, "uid map").verdict, Verdict::Weaker);
+    let shared = Process::start(&[], "", false);
+    assert_all(
+        &verify("namespaces/user", &shared, &declared),
+        Verdict::Weaker,
+    );
+    assert_all(
+        &verify("namespaces/user", &shared, &declaration(json!({}))),
+        Verdict::Match,
+    );
+
+    // Beside a path, maps are what the namespace is expected to have.
+    let isolators = registry::select(Some("namespaces/user")).unwrap();
+    let prepare = |process: &Process| {
+        let path = process.target.proc_path("ns/user");
+        let declared = namespace(json!({ "type": "user", "path": path }));
+        registry::prepare(&isolators, &"joins".parse().unwrap(), &declared)
+    };
+    let info = prepare(&own).unwrap();
+    assert!(info.id_maps.is_none() && info.join_namespaces.len() == 1);
+    let error = prepare(&unmapped).unwrap_err().to_string();
+    assert!(
+        error.starts_with("linux.uidMappings is 0:0:1, but"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -30,7 +30,11 @@ impl Isolator for CgroupNamespace {
     }
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
-        let declared_new = declaration.has_new_namespace(KIND);
-        vec![super::compare(self.name(), "cgroup", declared_new, live)]
+        vec![super::compare_declared(
+            self.name(),
+            declaration,
+            KIND,
+            live,
+        )]
     }
 }

@@ -1,6 +1,7 @@
 //! `namespaces/net`: network devices, addresses and ports of a container's own, network_namespaces(7).
 //!
-//! A new namespace has a loopback device, which is set up, and nothing else; one that is not listed is the host's.
+//! A new namespace has a loopback device, which is set up, and nothing else; one that is joined stays as it is, and one
+//! that is not listed is the host's.
 
 use oci_spec::runtime::LinuxNamespaceType;
 
@@ -34,7 +35,11 @@ impl Isolator for NetNamespace {
     }
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
-        let declared_new = declaration.has_new_namespace(KIND);
-        vec![super::compare(self.name(), "net", declared_new, live)]
+        vec![super::compare_declared(
+            self.name(),
+            declaration,
+            KIND,
+            live,
+        )]
     }
 }

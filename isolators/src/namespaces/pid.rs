@@ -41,7 +41,12 @@ impl Isolator for PidNamespace {
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
         let declared_new = declaration.has_new_namespace(KIND);
-        let mut findings = vec![super::compare(self.name(), "pid", declared_new, live)];
+        let mut findings = vec![super::compare_declared(
+            self.name(),
+            declaration,
+            KIND,
+            live,
+        )];
         if declared_new {
             let (words, verdict) = match live.proc_shows_observer {
                 Some(true) => ("it lists the host's processes", Verdict::Weaker),

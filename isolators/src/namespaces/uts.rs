@@ -1,12 +1,8 @@
-//! `namespaces/uts`: a host name of the container's own, uts_namespaces(7).
+//! `namespaces/uts`: a host name and an NIS domain name of the container's own, uts_namespaces(7).
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
+use std::ffi::{CStr, CString};
 
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
@@ -21,7 +17,7 @@ pub struct UtsNamespace;
 
 const KIND: LinuxNamespaceType = LinuxNamespaceType::Uts;
 
-/// `__NEW_UTS_LEN`: the longest host name, in bytes.
+/// `__NEW_UTS_LEN`: the longest of the names, in bytes.
 const LONGEST: usize = 64;
 
 impl Isolator for UtsNamespace {
@@ -31,100 +27,79 @@ impl Isolator for UtsNamespace {
 
     fn prepare(&self, _: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let info = super::prepare(declaration, KIND)?;
-        let own = !info.namespaces.is_empty();
-        if let Some(name) = declaration
-            .spec
-            .domainname()
-            .as_ref()
-            .filter(|n| !n.is_empty())
-        {
-            return Err(Error::Config {
-                field: "domainname",
-                value: name.clone(),
-                rule: "this version sets no domain name; leave it out".to_owned(),
-            });
-        }
+        let apart = super::is_apart(declaration, KIND);
+        let checked = |(field, name): (&'static str, Option<&str>)| {
+            name.map(|name| check(field, name, apart)).transpose()
+        };
+        let [hostname, domainname] = names(declaration).map(checked);
         Ok(ContainerLaunchInfo {
-            hostname: declared_name(declaration)
-                .map(|name| check(name, own))
-                .transpose()?,
+            hostname: hostname?,
+            domainname: domainname?,
             ..info
         })
     }
 
     fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {
         super::observe(target, "uts", live)?;
-        live.hostname = match hostname(target) {
-            // Entering the namespace takes CAP_SYS_ADMIN; without it the name stays unknown, and the finding says so.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-            name => Some(name.map_err(|source| unseen(target, "host name", source))?),
+        let names = || {
+            let names = rustix::system::uname();
+            let text = |name: &CStr| name.to_string_lossy().into_owned();
+            Ok((text(names.nodename()), text(names.domainname())))
         };
+        let names = super::visit(target, &[KIND], names)
+            .map_err(|source| unseen(target, "host name", source))?;
+        // Without CAP_SYS_ADMIN they stay unknown, and the findings say so.
+        (live.hostname, live.domainname) = names.unzip();
         Ok(())
     }
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
-        let declared_new = declaration.has_new_namespace(KIND);
-        let mut findings = vec![super::compare(self.name(), "uts", declared_new, live)];
-        if let Some(declared) = declared_name(declaration) {
-            let verdict = match live.hostname.as_deref() {
+        let own = super::compare_declared(self.name(), declaration, KIND, live);
+        let finding = |item: &str, declared: &str, live: &Option<String>| Finding {
+            isolator: self.name(),
+            item: item.to_owned(),
+            declared: declared.to_owned(),
+            live: live.clone().unwrap_or_else(|| "not seen".to_owned()),
+            verdict: match live.as_deref() {
                 None => Verdict::Unknown,
                 Some(live) if live == declared => Verdict::Match,
                 Some(_) => Verdict::Weaker,
-            };
-            findings.push(Finding {
-                isolator: self.name(),
-                item: "host name".to_owned(),
-                declared: declared.to_owned(),
-                live: live
-                    .hostname
-                    .clone()
-                    .unwrap_or_else(|| "not seen".to_owned()),
-                verdict,
-                read_from: "ns/uts".to_owned(),
-            });
-        }
-        findings
+            },
+            read_from: "ns/uts".to_owned(),
+        };
+        let [(_, host), (_, domain)] = names(declaration);
+        let host = host.map(|name| finding("host name", name, &live.hostname));
+        let domain = domain.map(|name| finding("domain name", name, &live.domainname));
+        [Some(own), host, domain].into_iter().flatten().collect()
     }
 }
 
-fn declared_name(declaration: &Declaration) -> Option<&str> {
-    let name = declaration.spec.hostname().as_deref();
-    name.filter(|name| !name.is_empty())
+/// Host name and domain name with their fields; an empty one is none.
+fn names(declaration: &Declaration) -> [(&'static str, Option<&str>); 2] {
+    let spec = &declaration.spec;
+    [
+        ("hostname", spec.hostname().as_deref()),
+        ("domainname", spec.domainname().as_deref()),
+    ]
+    .map(|(field, name)| (field, name.filter(|name| !name.is_empty())))
 }
 
-fn check(name: &str, own_namespace: bool) -> Result<CString> {
+fn check(field: &'static str, name: &str, apart: bool) -> Result<CString> {
     let refused = |rule: String| Error::Config {
-        field: "hostname",
+        field,
         value: name.to_owned(),
         rule,
     };
-    if !own_namespace {
+    if !apart {
         return Err(refused(
-            "without a new uts namespace it would rename the host; list one in linux.namespaces"
+            "without a uts namespace of its own it would rename the host; list one in linux.namespaces"
                 .to_owned(),
         ));
     }
     if name.len() > LONGEST {
         return Err(refused(format!("the kernel takes at most {LONGEST} bytes")));
     }
-    CString::new(name).map_err(|_| refused("a host name has no NUL byte".to_owned()))
-}
-
-/// The host name that the target sees: uname(2) in its namespace. A thread of its own goes there and ends, so that
-/// the caller stays where it is.
-fn hostname(target: &Target) -> io::Result<String> {
-    let namespace = File::open(target.proc_path("ns/uts"))?;
-    let visit = || -> io::Result<String> {
-        let kind = LinkNameSpaceType::HostNameAndNISDomainName;
-        move_into_link_name_space(namespace.as_fd(), Some(kind))?;
-        let name = rustix::system::uname();
-        Ok(name.nodename().to_string_lossy().into_owned())
-    };
-    std::thread::scope(|scope| {
-        let visitor = std::thread::Builder::new().spawn_scoped(scope, visit)?;
-        let visited = visitor.join();
-        visited.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    CString::new(name).map_err(|_| refused("such a name has no NUL byte".to_owned()))
 }
 
 #[cfg(test)]
@@ -133,11 +108,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_name_that_would_rename_the_host_is_refused() {
-        let error = check("web", false).unwrap_err().to_string();
-        assert!(error.starts_with("hostname is web, but"), "{error}");
-        assert!(check(&"x".repeat(65), true).is_err());
-        assert!(check("a\0b", true).is_err());
-        assert_eq!(check("web", true).unwrap().as_c_str(), c"web");
+    fn a_name_that_would_rename_the_host_is_refused() {
+        for field in ["hostname", "domainname"] {
+            let error = check(field, "web", false).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{field} is web, but")),
+                "{error}"
+            );
+        }
+        assert!(check("hostname", &"x".repeat(65), true).is_err());
+        assert!(check("hostname", "a\0b", true).is_err());
+        assert_eq!(check("hostname", "web", true).unwrap().as_c_str(), c"web");
     }
 }
