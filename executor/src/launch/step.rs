@@ -47,10 +47,14 @@ pub enum Step {
     CgroupNamespace,
     /// setns(2) into an existing cgroup namespace, after the move into the cgroups.
     EnterCgroupNamespace(OwnedFd),
+    /// A new time namespace with these lines of `timens_offsets`, made and entered.
+    TimeNamespace(Vec<CString>),
     /// The loopback device of a new network namespace.
     Loopback,
     /// sethostname(2).
     Hostname(CString),
+    /// setdomainname(2).
+    Domainname(CString),
     /// Sets the OOM score, while the host's /proc is still there.
     OomScoreAdjustment(CString),
     /// `/` recursively slave: no mount event of ours reaches the host.
@@ -96,6 +100,13 @@ pub enum Step {
     ReadonlyRoot,
     /// A detached procfs of the container's own namespaces, for the writes that follow.
     PrivateProc,
+    /// A kernel parameter of the container's own namespaces.
+    Sysctl {
+        /// From procfs: `sys/net/…`.
+        path: CString,
+        /// What is written.
+        value: CString,
+    },
     /// One of the attributes that isolators ask for.
     Attribute(Attribute),
     /// A standard descriptor.
@@ -245,8 +256,10 @@ impl fmt::Display for Step {
             Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),
             Self::CgroupNamespace => f.write_str("make a cgroup namespace"),
             Self::EnterCgroupNamespace(_) => f.write_str("enter the cgroup namespace"),
+            Self::TimeNamespace(_) => f.write_str("make a time namespace with its offsets"),
             Self::Loopback => f.write_str("set the loopback device up"),
             Self::Hostname(name) => write!(f, "set the host name {}", text(name)),
+            Self::Domainname(name) => write!(f, "set the domain name {}", text(name)),
             Self::OomScoreAdjustment(value) => write!(f, "set oom_score_adj to {}", text(value)),
             Self::RootPropagation => f.write_str("stop mount events to the host"),
             Self::MountOverlay { options, .. } => write!(f, "mount the overlay {}", text(options)),
@@ -267,6 +280,14 @@ impl fmt::Display for Step {
             Self::MakeDirectory(path) => write!(f, "make the working directory {}", text(path)),
             Self::ReadonlyRoot => f.write_str("make the root file system read-only"),
             Self::PrivateProc => f.write_str("open a procfs of its own"),
+            Self::Sysctl { path, value } => {
+                write!(
+                    f,
+                    "write {} to /proc/{}",
+                    text(value),
+                    path.to_string_lossy()
+                )
+            }
             Self::Attribute(one) => write!(f, "{one}"),
             Self::Stdio { number, .. } => write!(f, "set up standard descriptor {number}"),
             Self::ResourceLimit(limit) => {

@@ -592,3 +592,10 @@ pub fn make_controlling_terminal(peer: BorrowedFd<'_>) -> Result<()> {
     )?;
     Ok(())
 }
+
+/// unshare(2) of the time namespace: for children, and for whoever enters it.
+pub fn unshare_time_namespace() -> Result<()> {
+    const CLONE_NEWTIME: i32 = 0x80;
+    system_call!("no pointers", libc::SYS_unshare, CLONE_NEWTIME)?;
+    Ok(())
+}

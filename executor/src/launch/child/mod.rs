@@ -8,6 +8,7 @@ mod attribute;
 mod hook;
 mod mount;
 mod terminal;
+mod procfs;
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -82,8 +83,10 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::JoinCgroup { tasks, .. } => rustix::io::write(tasks, b"0").map(drop),
         Step::CgroupNamespace => sys::unshare_cgroup_namespace(),
         Step::EnterCgroupNamespace(namespace) => sys::enter_namespace(namespace.as_fd()),
+        Step::TimeNamespace(offsets) => procfs::time_namespace(offsets),
         Step::Loopback => sys::loopback_up(),
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
+        Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes()),
         Step::OomScoreAdjustment(value) => {
             write_file(c"/proc/self/oom_score_adj", value.to_bytes())
         }
@@ -116,8 +119,11 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         }
         Step::ReadonlyRoot => mount::readonly_root(),
         Step::PrivateProc => {
-            context.proc = Some(mount::private_proc()?);
+            context.proc = Some(procfs::private()?);
             Ok(())
+        }
+        Step::Sysctl { path, value } => {
+            procfs::write(context.proc.as_ref().map(AsFd::as_fd), path, value)
         }
         Step::Attribute(one) => attribute::apply(one, context.proc.as_ref().map(AsFd::as_fd)),
         Step::Stdio { from, number } => sys::duplicate_to(from.as_fd(), *number),

@@ -149,16 +149,6 @@ pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
     }
 }
 
-/// A procfs that shows this process' namespaces and that is mounted nowhere.
-pub(super) fn private_proc() -> Result<OwnedFd, Errno> {
-    let context = rustix::mount::fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
 /// Hides a path; one that does not exist needs no hiding.
 pub(super) fn mask(path: &CStr, null: BorrowedFd<'_>) -> Result<(), Errno> {
     let place = match resolve(path, ResolveFlags::IN_ROOT) {

@@ -85,8 +85,24 @@ pub fn steps(
     {
         steps.push(Step::EnterCgroupNamespace(open_file(path)?));
     }
+    // Its files of procfs belong to the user that we still are, and the host's /proc is still there.
+    if info
+        .namespaces
+        .contains(&oci_spec::runtime::LinuxNamespaceType::Time)
+    {
+        steps.push(Step::TimeNamespace(info.time_offsets));
+    }
     steps.extend(info.loopback.then_some(Step::Loopback));
     steps.extend(info.hostname.map(Step::Hostname));
+    steps.extend(info.domainname.map(Step::Domainname));
+    // Before the container's mounts: in a user namespace procfs is given only while a whole one is to be seen.
+    if !info.sysctls.is_empty() || info.attributes.iter().any(Attribute::needs_proc) {
+        steps.push(Step::PrivateProc);
+    }
+    for (name, value) in info.sysctls {
+        let path = c_path(&Path::new("sys").join(OsStr::from_bytes(name.as_bytes())))?;
+        steps.push(Step::Sysctl { path, value });
+    }
     // The host's /proc is gone after the pivot, and the container's is not ours to write to.
     steps.extend(
         info.oom_score_adj
@@ -131,9 +147,6 @@ pub fn steps(
             steps.push(Step::Stdio { from, number });
         }
     }
-    // The pivot took the host's /proc, and the container's is not ours to trust.
-    let needs_proc = info.attributes.iter().any(Attribute::needs_proc);
-    steps.extend(needs_proc.then_some(Step::PrivateProc));
     let (early_attributes, late_attributes): (Vec<_>, Vec<_>) = info
         .attributes
         .into_iter()

@@ -1,0 +1,71 @@
+//! What the child writes to procfs: offsets of its clocks, kernel parameters, labels. Nothing here allocates.
+//!
+//! Except for the very first ones, all writes go through a procfs that is mounted nowhere, so that neither the image nor
+//! another container can have covered a file of it (CVE-2025-52881).
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::launch::sys;
+
+/// A procfs that shows this process' namespaces and that is mounted nowhere. Where the kernel gives none (in a user
+/// namespace that shares the host's pid or mount namespace) it is the host's own, which the container has not touched yet.
+pub(super) fn private() -> Result<OwnedFd, Errno> {
+    match detached() {
+        Err(Errno::PERM) => {}
+        other => return other,
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let proc = rustix::fs::open(c"/proc", flags, Mode::empty())?;
+    match rustix::fs::fstatfs(&proc)?.f_type == PROC_SUPER_MAGIC {
+        true => Ok(proc),
+        false => Err(Errno::PERM),
+    }
+}
+
+fn detached() -> Result<OwnedFd, Errno> {
+    let context = rustix::mount::fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Writes to a file of `proc`, never leaving its mount. `ENOENT` when there is no procfs at all.
+pub(super) fn write(
+    proc: Option<BorrowedFd<'_>>,
+    path: &CStr,
+    content: &CStr,
+) -> Result<(), Errno> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    // `thread-self` is the one link that is meant.
+    let how = match path.to_bytes().starts_with(b"thread-self/") {
+        true => how,
+        false => how | ResolveFlags::NO_SYMLINKS,
+    };
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let proc = proc.ok_or(Errno::NOENT)?;
+    let file = rustix::fs::openat2(proc, path, flags, Mode::empty(), how)?;
+    rustix::io::write(&file, content.to_bytes()).map(drop)
+}
+
+/// Makes a time namespace, sets its clocks while nobody is in it, and enters it.
+pub(super) fn time_namespace(offsets: &[CString]) -> Result<(), Errno> {
+    sys::unshare_time_namespace()?;
+    let open =
+        |path: &CStr, flags| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty());
+    if !offsets.is_empty() {
+        let file = open(c"/proc/self/timens_offsets", OFlags::WRONLY)?;
+        for line in offsets {
+            rustix::io::write(&file, line.to_bytes())?;
+        }
+    }
+    let namespace = open(c"/proc/self/ns/time_for_children", OFlags::RDONLY)?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Time))
+}
