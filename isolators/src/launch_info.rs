@@ -216,8 +216,19 @@ pub struct CapabilitySets {
 pub struct SeccompFilter {
     /// Classic BPF, at most 4096 instructions.
     pub program: Vec<libc::sock_filter>,
-    /// `SECCOMP_FILTER_FLAG_*`.
+    /// `SECCOMP_FILTER_FLAG_*`; with `NEW_LISTENER` exactly when there is a listener.
     pub flags: u64,
+    /// Who answers the calls that the program hands over (seccomp_unotify(2)).
+    pub listener: Option<SeccompListener>,
+}
+
+/// The agent of a filter with `SCMP_ACT_NOTIFY`, runtime-spec config-linux "seccomp".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeccompListener {
+    /// The socket that it listens at; with `@` in front, its abstract name.
+    pub path: PathBuf,
+    /// What it is told beside the container's state.
+    pub metadata: Option<String>,
 }
 
 impl std::fmt::Debug for SeccompFilter {

@@ -7,15 +7,18 @@
 
 use std::collections::HashMap;
 
-use libc::{SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_SPEC_ALLOW, SECCOMP_FILTER_FLAG_TSYNC};
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
+use libc::{
+    SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
 use super::layout::{Graph, Node, NodeId, Test};
 use super::rules::{Clause, Comparison, Condition, Decision, Rules, UNLISTED, Unused};
 use super::symbolic;
 use super::tables::{Abi, X32_BIT};
 use crate::error::{Error, Result};
-use crate::launch_info::SeccompFilter;
+use crate::launch_info::{SeccompFilter, SeccompListener};
 
 /// Offset of `seccomp_data.nr`.
 pub const NUMBER: u32 = 0;
@@ -41,6 +44,8 @@ pub struct Compiled {
 /// `Error::Config` for a field that cannot be honoured, `Error::Seccomp` for a profile that is too long.
 pub fn compile(seccomp: &LinuxSeccomp) -> Result<Compiled> {
     let (rules, unused) = Rules::new(seccomp)?;
+    let listener = listener(seccomp)?;
+    let flags = flags(seccomp, listener.is_some())?;
     let fail = |reason: String| Error::Seccomp {
         profile: "linux.seccomp".to_owned(),
         reason,
@@ -58,23 +63,52 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Compiled> {
     })?;
     let filter = SeccompFilter {
         program,
-        flags: flags(seccomp)?,
+        flags,
+        listener,
     };
     Ok(Compiled { filter, unused })
 }
 
-fn flags(seccomp: &LinuxSeccomp) -> Result<u64> {
-    let mut bits = 0;
-    for flag in seccomp.flags().iter().flatten() {
+/// Who listens, if any rule hands calls over; else the path has no meaning.
+fn listener(seccomp: &LinuxSeccomp) -> Result<Option<SeccompListener>> {
+    let mut rules = seccomp.syscalls().iter().flatten();
+    if !rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify) {
+        return Ok(None);
+    }
+    let path = seccomp.listener_path().as_ref();
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    let path = path.ok_or_else(|| Error::Seccomp {
+        profile: "linux.seccomp".to_owned(),
+        reason: "seccomp listenerPath is not set, which SCMP_ACT_NOTIFY needs".to_owned(),
+    })?;
+    Ok(Some(SeccompListener {
+        path: path.clone(),
+        metadata: seccomp.listener_metadata().clone(),
+    }))
+}
+
+fn flags(seccomp: &LinuxSeccomp, listens: bool) -> Result<u64> {
+    use LinuxSeccompFilterFlag::*;
+    let mut bits = match listens {
+        true => SECCOMP_FILTER_FLAG_NEW_LISTENER,
+        false => 0,
+    };
+    let Some(flags) = seccomp.flags() else {
+        // As runc: who says nothing does not pay for the mitigation of speculative store bypass.
+        return Ok(bits | SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+    };
+    for flag in flags {
         bits |= match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => SECCOMP_FILTER_FLAG_LOG,
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => SECCOMP_FILTER_FLAG_TSYNC,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+            SeccompFilterFlagLog => SECCOMP_FILTER_FLAG_LOG,
+            SeccompFilterFlagSpecAllow => SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            // The process that loads the filter has one thread, and the kernel refuses this beside a listener.
+            SeccompFilterFlagTsync => 0,
+            SeccompFilterFlagWaitKillableRecv if listens => SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+            SeccompFilterFlagWaitKillableRecv => {
                 return Err(Error::Config {
                     field: "linux.seccomp.flags",
                     value: flag.to_string(),
-                    rule: "calls cannot be handed to a listener".to_owned(),
+                    rule: "no rule has SCMP_ACT_NOTIFY, for which it is".to_owned(),
                 });
             }
         };

@@ -96,7 +96,10 @@ impl Graph {
 
     /// The program that starts at `root`, unless it is longer than `most`.
     pub fn layout(&self, root: NodeId, most: usize) -> Option<Vec<libc::sock_filter>> {
-        let mut placed = Placed::default();
+        let mut placed = Placed {
+            reversed: Vec::with_capacity(self.nodes.len()),
+            at: vec![0; self.nodes.len()],
+        };
         for id in self.children_first(root) {
             match self.nodes[id.0] {
                 Node::Return(value) => placed.push(libc::BPF_RET | libc::BPF_K, 0, 0, value),
@@ -116,7 +119,7 @@ impl Graph {
                     placed.push(libc::BPF_JMP | test.code() | libc::BPF_K, jt, jf, constant);
                 }
             }
-            placed.at.insert(id, placed.reversed.len() - 1);
+            placed.at[id.0] = placed.reversed.len() - 1;
             if placed.reversed.len() > most {
                 return None;
             }
@@ -152,11 +155,11 @@ impl Graph {
 }
 
 /// Instructions from the end of the program on.
-#[derive(Default)]
 struct Placed {
     reversed: Vec<libc::sock_filter>,
-    /// Where a node is, as an index of `reversed`: its nearest copy, or a jump to it.
-    at: HashMap<NodeId, usize>,
+    /// Where each node is, as an index of `reversed`: its nearest copy, or a jump to it. Nobody asks for one before it
+    /// is placed.
+    at: Vec<usize>,
 }
 
 impl Placed {
@@ -171,7 +174,7 @@ impl Placed {
 
     /// How many instructions lie between the next one placed and `node`.
     fn distance(&self, node: NodeId) -> usize {
-        self.reversed.len() - 1 - self.at[&node]
+        self.reversed.len() - 1 - self.at[node.0]
     }
 
     /// Makes `node` the next instruction.
@@ -197,6 +200,6 @@ impl Placed {
                 self.push(libc::BPF_JMP | libc::BPF_JA, 0, 0, distance);
             }
         }
-        self.at.insert(node, self.reversed.len() - 1);
+        self.at[node.0] = self.reversed.len() - 1;
     }
 }

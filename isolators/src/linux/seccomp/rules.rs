@@ -9,13 +9,14 @@
 //!   sight: a rule with conditions then holds whatever they are if it restricts, and not at all if it permits.
 //! - A call newer than the newest one that the profile names fails with ENOSYS (unless the default permits it), so
 //!   that libraries fall back to what the profile's author knew.
+//! - A call for the listener must not be `write`, nor what no rule names: the launch still writes who listens.
 //! - The native architecture always counts as listed. A call of an architecture that is not kills the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use libc::{
     SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD,
-    SECCOMP_RET_LOG, SECCOMP_RET_TRACE, SECCOMP_RET_TRAP,
+    SECCOMP_RET_LOG, SECCOMP_RET_TRACE, SECCOMP_RET_TRAP, SECCOMP_RET_USER_NOTIF,
 };
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
@@ -133,16 +134,13 @@ impl Rules {
     /// `Error::Config` naming the field that cannot be honoured.
     pub fn new(seccomp: &LinuxSeccomp) -> Result<(Self, Unused)> {
         let mut unused = Unused::default();
-        let default = verdict(
-            "linux.seccomp.defaultAction",
-            seccomp.default_action(),
-            seccomp.default_errno_ret(),
-        )?;
-        if let Some(path) = seccomp.listener_path() {
-            return Err(no_listener(
-                "linux.seccomp.listenerPath",
-                path.display().to_string(),
-            ));
+        let default = verdict(seccomp.default_action(), seccomp.default_errno_ret())?;
+        if default == SECCOMP_RET_USER_NOTIF {
+            return Err(Error::Config {
+                field: "linux.seccomp.defaultAction",
+                value: seccomp.default_action().to_string(),
+                rule: "SCMP_ACT_NOTIFY cannot be used as default action".to_owned(),
+            });
         }
         let mut spaces = BTreeMap::from([(Abi::native(), Space::default())]);
         for arch in seccomp.architectures().iter().flatten() {
@@ -159,11 +157,7 @@ impl Rules {
     }
 
     fn add(&mut self, syscall: &LinuxSyscall, unused: &mut Unused) -> Result<()> {
-        let verdict = verdict(
-            "linux.seccomp.syscalls[].action",
-            syscall.action(),
-            syscall.errno_ret(),
-        )?;
+        let verdict = verdict(syscall.action(), syscall.errno_ret())?;
         let args = syscall.args().as_deref().unwrap_or_default();
         if let Some(arg) = args.iter().find(|arg| arg.index() > 5) {
             return Err(Error::Config {
@@ -172,13 +166,21 @@ impl Rules {
                 rule: "a call has arguments 0 to 5".to_owned(),
             });
         }
+        if verdict == SECCOMP_RET_USER_NOTIF && syscall.names().iter().any(|name| name == "write") {
+            return Err(Error::Config {
+                field: "linux.seccomp.syscalls[].names",
+                value: "write".to_owned(),
+                rule: "SCMP_ACT_NOTIFY cannot be used for the write syscall".to_owned(),
+            });
+        }
         let restricts = rank(verdict) < rank(self.default);
         for name in syscall.names() {
-            if !tables::is_known(name) {
+            let row = tables::row(name);
+            if row.is_none() && !tables::is_known_elsewhere(name) {
                 unused.names.insert(name.clone());
             }
             for (abi, space) in &mut self.spaces {
-                if let Some(number) = abi.number(name) {
+                if let Some(number) = row.and_then(|row| abi.number_in(row)) {
                     let conditions = args.iter().map(|arg| condition(*abi, name, arg)).collect();
                     space.add(*abi, number, conditions, verdict);
                 }
@@ -315,11 +317,12 @@ impl Space {
 
 /// How much a verdict permits: the kernel's order of precedence (seccomp(2)), least permissive first.
 fn rank(verdict: Verdict) -> usize {
-    const ORDER: [u32; 7] = [
+    const ORDER: [u32; 8] = [
         SECCOMP_RET_KILL_PROCESS,
         SECCOMP_RET_KILL_THREAD,
         SECCOMP_RET_TRAP,
         SECCOMP_RET_ERRNO,
+        SECCOMP_RET_USER_NOTIF,
         SECCOMP_RET_TRACE,
         SECCOMP_RET_LOG,
         SECCOMP_RET_ALLOW,
@@ -356,7 +359,7 @@ fn condition(abi: Abi, name: &str, arg: &LinuxSeccompArg) -> Condition {
     }
 }
 
-fn verdict(field: &'static str, action: LinuxSeccompAction, errno: Option<u32>) -> Result<Verdict> {
+fn verdict(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Verdict> {
     // EPERM where none is given, as runc and libseccomp's users have it.
     let data = errno.unwrap_or(libc::EPERM as u32);
     let refuse = |most: u32| Error::Config {
@@ -377,16 +380,8 @@ fn verdict(field: &'static str, action: LinuxSeccompAction, errno: Option<u32>) 
         LinuxSeccompAction::ScmpActTrace => SECCOMP_RET_TRACE | data,
         LinuxSeccompAction::ScmpActLog => SECCOMP_RET_LOG,
         LinuxSeccompAction::ScmpActAllow => SECCOMP_RET_ALLOW,
-        LinuxSeccompAction::ScmpActNotify => return Err(no_listener(field, action.to_string())),
+        LinuxSeccompAction::ScmpActNotify => SECCOMP_RET_USER_NOTIF,
     })
-}
-
-fn no_listener(field: &'static str, value: String) -> Error {
-    Error::Config {
-        field,
-        value,
-        rule: "calls cannot be handed to a listener; use another action".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -508,9 +503,12 @@ mod tests {
                 .to_string()
         };
         assert!(refuse("NOTIFY", "").contains("linux.seccomp.defaultAction is SCMP_ACT_NOTIFY"));
-        let rule = r#", "syscalls": [{"name": "read", "action": "SCMP_ACT_NOTIFY"}]"#;
-        assert!(refuse("ALLOW", rule).contains("linux.seccomp.syscalls[].action"));
-        assert!(refuse("ALLOW", r#", "listenerPath": "/run/x""#).contains("listenerPath"));
+        let rule = r#", "syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]"#;
+        let text = refuse("ALLOW", rule);
+        assert!(
+            text.contains("SCMP_ACT_NOTIFY cannot be used for the write syscall"),
+            "{text}"
+        );
         assert!(refuse("ERRNO", r#", "defaultErrnoRet": 4096"#).contains("at most 4095"));
     }
 }

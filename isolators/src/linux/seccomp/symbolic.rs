@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD,
-    BPF_RET, BPF_W, sock_filter,
+    BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_LOG, SECCOMP_RET_USER_NOTIF, sock_filter,
 };
 
 use super::compile::{ARCH, ARGUMENTS, NUMBER};
@@ -248,7 +248,7 @@ pub fn intervals(program: &[sock_filter], arch: u32) -> Result<Vec<Interval>, Fa
 /// # Errors
 /// The first call for which it does not.
 pub fn verify(program: &[sock_filter], rules: &Rules) -> Result<(), Fault> {
-    for arch in architectures(program) {
+    for arch in architectures(program)? {
         let intervals = intervals(program, arch)?;
         let breakpoints = rules.breakpoints(arch);
         for Interval {
@@ -307,14 +307,37 @@ fn verify_call(
     })
 }
 
-/// One of each kind of architecture that a program can tell apart: the ones it compares with, and others.
-fn architectures(program: &[sock_filter]) -> BTreeSet<u32> {
-    let branches = program
-        .iter()
-        .filter(|i| u32::from(i.code) & 0x07 == BPF_JMP);
-    let constants = branches.flat_map(|i| [i.k.wrapping_sub(1), i.k, i.k.wrapping_add(1)]);
-    let known = Abi::ALL.map(Abi::audit_arch);
-    constants.chain(known).chain([0, u32::MAX]).collect()
+/// One of each kind of architecture that a program can tell apart: those at and beside what it compares them with, the
+/// ones that we know, and the ends.
+fn architectures(program: &[sock_filter]) -> Result<BTreeSet<u32>, Fault> {
+    let mut kinds: BTreeSet<u32> = Abi::ALL.map(Abi::audit_arch).into();
+    kinds.extend([0, u32::MAX]);
+    // Where the accumulator may hold the architecture. Jumps only go forward, so one pass finds all.
+    let mut holds = vec![false; program.len()];
+    for pc in 0..program.len() {
+        let (mut next, mut held) = ([pc + 1, pc + 1], holds[pc]);
+        match decode(program, pc)? {
+            Instruction::Load(offset) => held = offset == ARCH,
+            Instruction::And(_) | Instruction::Branch(Test::AnyBit, ..) if held => {
+                let code = program[pc].code;
+                return Err(Fault::Instruction { pc, code });
+            }
+            Instruction::And(_) => {}
+            Instruction::Jump(to) => next = [to, to],
+            Instruction::Branch(_, constant, yes, no) => {
+                next = [yes, no];
+                if held {
+                    let beside = [constant.wrapping_sub(1), constant, constant.wrapping_add(1)];
+                    kinds.extend(beside);
+                }
+            }
+            Instruction::Return(_) => continue,
+        }
+        for to in next {
+            *holds.get_mut(to).ok_or(Fault::End { pc: to })? |= held;
+        }
+    }
+    Ok(kinds)
 }
 
 /// Most combinations of arguments that are tried for one call.
@@ -422,21 +445,53 @@ fn candidates(decision: &Decision, argument: usize) -> Vec<u64> {
         .collect()
 }
 
-/// Which of these calls the filter does not let through whatever their arguments, natively. A name that is no call
-/// of this architecture is one of them, and all are if the program cannot be understood.
+/// Which of these calls the filter lets through with no arguments at all, natively. A name that is no call of this
+/// architecture is one of them, and all are if the program cannot be understood. A call that goes to a listener counts
+/// as let through: what becomes of it is the listener's to say.
 pub fn missing_calls(filter: &SeccompFilter, calls: &[&str]) -> Vec<String> {
     let native = Abi::native();
-    let intervals = intervals(&filter.program, native.audit_arch()).unwrap_or_default();
-    let is_open = |name: &&&str| {
-        let number = native.number(name);
-        let holds = |i: &&Interval| number.is_some_and(|n| (i.first..=i.last).contains(&n));
-        intervals.iter().find(holds).is_some_and(|interval| {
-            matches!(
-                interval.outcome,
-                Outcome::Always(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG)
-            )
-        })
+    let is_open = |name: &str| match native.number(name) {
+        Some(number) => {
+            may_pass(&filter.program, native.audit_arch(), number).unwrap_or_default()
+        }
+        None => false,
     };
     let missing = calls.iter().filter(|name| !is_open(name));
     missing.map(|name| (*name).to_owned()).collect()
+}
+
+/// Whether some path through the program, whatever the arguments, lets this call through.
+fn may_pass(program: &[sock_filter], arch: u32, number: u32) -> Result<bool, Fault> {
+    // Programs only go forward, and a state that was seen need not be seen again: this ends.
+    let mut seen = BTreeSet::new();
+    let mut paths = vec![(0, Some(0))];
+    while let Some((pc, accumulator)) = paths.pop() {
+        if !seen.insert((pc, accumulator)) {
+            continue;
+        }
+        match (decode(program, pc)?, accumulator) {
+            (Instruction::Return(verdict), _) => {
+                let action = verdict & libc::SECCOMP_RET_ACTION_FULL;
+                if matches!(
+                    action,
+                    SECCOMP_RET_ALLOW | SECCOMP_RET_LOG | SECCOMP_RET_USER_NOTIF
+                ) {
+                    return Ok(true);
+                }
+            }
+            (Instruction::Load(NUMBER), _) => paths.push((pc + 1, Some(number))),
+            (Instruction::Load(ARCH), _) => paths.push((pc + 1, Some(arch))),
+            (Instruction::Load(_), _) => paths.push((pc + 1, None)),
+            (Instruction::And(mask), known) => paths.push((pc + 1, known.map(|known| known & mask))),
+            (Instruction::Jump(to), known) => paths.push((to, known)),
+            (Instruction::Branch(test, constant, yes, no), Some(known)) => {
+                let to = if test.holds(known, constant) { yes } else { no };
+                paths.push((to, accumulator));
+            }
+            (Instruction::Branch(_, _, yes, no), None) => {
+                paths.extend([(yes, accumulator), (no, accumulator)]);
+            }
+        }
+    }
+    Ok(false)
 }

@@ -3,9 +3,6 @@
 //! The numbers stand in `syscalls.txt`; here are the ABIs, the look-ups, and the calls that i386 also reaches through
 //! socketcall(2) and ipc(2).
 
-use std::collections::HashMap;
-use std::sync::OnceLock;
-
 use oci_spec::runtime::Arch;
 
 /// One way into the kernel with numbers of its own.
@@ -74,27 +71,29 @@ impl Abi {
 
     /// `seccomp_data.nr` of a call, if this ABI has it.
     pub fn number(self, name: &str) -> Option<u32> {
-        let row = table().get(name)?;
-        row[self as usize].map(|number| number + self.offset())
+        self.number_in(row(name)?)
+    }
+
+    /// The same for a row that is at hand.
+    pub fn number_in(self, row: &Row) -> Option<u32> {
+        let number = row.numbers[self as usize];
+        (number != NONE).then(|| u32::from(number) + self.offset())
     }
 
     /// Every call of this ABI with its `seccomp_data.nr`.
     pub fn calls(self) -> impl Iterator<Item = (&'static str, u32)> {
-        table().iter().filter_map(move |(name, row)| {
-            row[self as usize].map(|number| (*name, number + self.offset()))
-        })
+        let row = move |row: &'static Row| Some((row.name, self.number_in(row)?));
+        TABLE.iter().filter_map(row)
     }
 }
 
-/// Whether Linux has, or had, a call of this name on any architecture that we know of.
-pub fn is_known(name: &str) -> bool {
-    table().contains_key(name)
-        || ELSEWHERE.contains(&name)
-        || MULTIPLEXED.iter().any(|call| call.name == name)
+/// Whether Linux has, or had, a call of this name on an architecture without a table, or as part of another.
+pub fn is_known_elsewhere(name: &str) -> bool {
+    ELSEWHERE.contains(&name) || MULTIPLEXED.iter().any(|call| call.name == name)
 }
 
 /// Calls that only architectures without a table have.
-const ELSEWHERE: [&str; 20] = [
+const ELSEWHERE: [&str; 25] = [
     "arm_fadvise64_64",
     "arm_sync_file_range",
     "breakpoint",
@@ -102,6 +101,9 @@ const ELSEWHERE: [&str; 20] = [
     "cachectl",
     "get_tls",
     "multiplexer",
+    "pciconfig_iobase",
+    "pciconfig_read",
+    "pciconfig_write",
     "riscv_flush_icache",
     "riscv_hwprobe",
     "rtas",
@@ -114,7 +116,9 @@ const ELSEWHERE: [&str; 20] = [
     "swapcontext",
     "switch_endian",
     "sync_file_range2",
+    "syscall",
     "sysmips",
+    "timerfd",
 ];
 
 /// A call that i386 also reaches as a sub-call of another.
@@ -251,22 +255,89 @@ pub fn is_int(abi: Abi, name: &str, argument: usize) -> bool {
         })
 }
 
-type Row = [Option<u32>; Abi::ALL.len()];
+/// A call's numbers by ABI.
+#[derive(Clone, Copy)]
+pub struct Row {
+    name: &'static str,
+    numbers: [u16; Abi::ALL.len()],
+}
 
-fn table() -> &'static HashMap<&'static str, Row> {
-    static TABLE: OnceLock<HashMap<&'static str, Row>> = OnceLock::new();
-    TABLE.get_or_init(|| {
-        include_str!("syscalls.txt")
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .map(|line| {
-                let mut fields = line.split(' ');
-                let name = fields.next().unwrap_or_default();
-                let row = std::array::from_fn(|_| fields.next().and_then(|n| n.parse().ok()));
-                (name, row)
-            })
-            .collect()
-    })
+/// No call of this ABI.
+const NONE: u16 = u16::MAX;
+
+const TEXT: &[u8] = include_bytes!("syscalls.txt");
+
+/// Read when this is compiled: a start of a container has no time for it. In the order of names, which a test checks.
+static TABLE: [Row; count_rows()] = parse();
+
+/// The row of a call, if any ABI has it.
+pub fn row(name: &str) -> Option<&'static Row> {
+    let index = TABLE.binary_search_by(|row| row.name.cmp(name)).ok()?;
+    Some(&TABLE[index])
+}
+
+const fn count_rows() -> usize {
+    let (mut rows, mut at) = (0, 0);
+    while at < TEXT.len() {
+        if TEXT[at] != b'#' {
+            rows += 1;
+        }
+        at = end_of(at, b'\n') + 1;
+    }
+    rows
+}
+
+/// Where the next `stop` from `at` on is, or the end of the text.
+const fn end_of(mut at: usize, stop: u8) -> usize {
+    while at < TEXT.len() && TEXT[at] != stop {
+        at += 1;
+    }
+    at
+}
+
+const fn parse() -> [Row; count_rows()] {
+    let empty = Row {
+        name: "",
+        numbers: [NONE; Abi::ALL.len()],
+    };
+    let mut rows = [empty; count_rows()];
+    let (mut index, mut at) = (0, 0);
+    while at < TEXT.len() {
+        let end = end_of(at, b'\n');
+        if TEXT[at] != b'#' {
+            rows[index] = parse_row(at, end);
+            index += 1;
+        }
+        at = end + 1;
+    }
+    rows
+}
+
+const fn parse_row(start: usize, end: usize) -> Row {
+    let mut at = end_of(start, b' ');
+    let (name, _) = TEXT.split_at(start).1.split_at(at - start);
+    let Ok(name) = std::str::from_utf8(name) else {
+        panic!("a name is no text");
+    };
+    let mut numbers = [NONE; Abi::ALL.len()];
+    let mut column = 0;
+    while at < end {
+        at += 1;
+        if TEXT[at] == b'-' {
+            at += 1;
+        } else {
+            let mut number = 0;
+            while at < end && TEXT[at] != b' ' {
+                assert!(TEXT[at].is_ascii_digit());
+                number = number * 10 + (TEXT[at] - b'0') as u16;
+                at += 1;
+            }
+            numbers[column] = number;
+        }
+        column += 1;
+    }
+    assert!(column == Abi::ALL.len());
+    Row { name, numbers }
 }
 
 #[cfg(test)]
@@ -276,14 +347,17 @@ mod tests {
     #[test]
     fn the_table_is_whole_and_agrees_with_libc() {
         let text = include_str!("syscalls.txt");
-        let rows = text.lines().filter(|line| !line.starts_with('#'));
-        for line in rows.clone() {
-            assert_eq!(line.split(' ').count(), 5, "{line:?}");
-            for field in line.split(' ').skip(1) {
-                assert!(field == "-" || field.parse::<u32>().is_ok(), "{line:?}");
-            }
+        let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+        for row in &TABLE {
+            let number = |number: u16| match number {
+                NONE => "-".to_owned(),
+                number => number.to_string(),
+            };
+            let line = format!("{} {}", row.name, row.numbers.map(number).join(" "));
+            assert_eq!(lines.next(), Some(line.as_str()));
         }
-        assert_eq!(rows.count(), table().len(), "a name stands twice");
+        assert_eq!(lines.next(), None);
+        assert!(TABLE.is_sorted_by(|a, b| a.name < b.name), "look-ups bisect");
         for abi in Abi::ALL {
             let mut numbers: Vec<_> = abi.calls().map(|(_, number)| number).collect();
             let all = numbers.len();
@@ -321,10 +395,10 @@ mod tests {
     #[test]
     fn every_name_of_the_small_lists_is_a_call() {
         for (name, _) in INT_ARGUMENTS {
-            assert!(table().contains_key(name), "{name}");
+            assert!(row(name).is_some(), "{name}");
         }
         for name in ELSEWHERE {
-            assert!(!table().contains_key(name), "{name}");
+            assert!(row(name).is_none(), "{name}");
         }
     }
 }

@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use caps::Capability;
-use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS};
+use libc::{
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_USER_NOTIF,
+};
 use oci_spec::runtime::{Arch, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
 use proptest::prelude::*;
 
 use super::profile::argument;
 use super::rules::Rules;
 use super::*;
+use crate::launch_info::SeccompListener;
 
 const X86: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
@@ -97,10 +100,12 @@ fn a_capability_opens_its_calls() {
         missing_calls(&compiled.filter, &[call]).is_empty()
     };
     let admin = docker_caps() | Capability::CAP_SYS_ADMIN.bitmask();
-    for call in ["mount", "clone3", "clone", "setns"] {
+    for call in ["mount", "clone3", "setns"] {
         assert!(!open(docker_caps(), call), "{call}");
         assert!(open(admin, call), "{call}");
     }
+    // Some arguments pass.
+    assert!(open(docker_caps(), "clone"));
     assert!(!open(0, "chroot"));
 }
 
@@ -214,18 +219,54 @@ fn branches_reach_farther_than_255_and_what_cannot_load_is_refused() {
 }
 
 #[test]
-fn flags_become_bits_and_those_of_a_listener_are_refused() {
-    let flags = |flags: &str| {
+fn flags_become_bits_as_in_runc() {
+    let flags = |flags: &str, rest: &str| {
+        let json = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW" {flags} {rest}}}"#);
+        compile(&from_json(&json)).map(|compiled| compiled.filter.flags)
+    };
+    let listener = r#", "listenerPath": "/run/x", "syscalls": [{"name": "mkdir", "action": "SCMP_ACT_NOTIFY"}]"#;
+    for (given, plain, listening) in [
+        ("", 4, 12),
+        (r#", "flags": []"#, 0, 8),
+        (r#", "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#, 6, 14),
+        (r#", "flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]"#, 2, 10),
+    ] {
+        assert_eq!(flags(given, "").unwrap(), plain, "{given}");
+        assert_eq!(flags(given, listener).unwrap(), listening, "{given}");
+    }
+    let killable = r#", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
+    assert_eq!(flags(killable, listener).unwrap(), 40);
+    let text = flags(killable, "").unwrap_err().to_string();
+    assert!(text.contains("linux.seccomp.flags"), "{text}");
+    let unknown = r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_NO"]}"#;
+    let text = serde_json::from_str::<LinuxSeccomp>(unknown).unwrap_err();
+    assert!(text.to_string().contains("SECCOMP_FILTER_FLAG_NO"), "{text}");
+}
+
+#[test]
+fn a_listener_is_there_exactly_when_a_rule_needs_it() {
+    let profile = |rest: &str, action: &str| {
         compile(&from_json(&format!(
-            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": [{flags}]}}"#
+            r#"{{"defaultAction": "SCMP_ACT_ERRNO" {rest}, "syscalls": [
+                {{"name": "mkdir", "action": "SCMP_ACT_{action}"}}, {{"name": "read", "action": "SCMP_ACT_ALLOW"}}]}}"#
         )))
     };
-    let both = flags(r#""SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW""#);
-    assert_eq!(both.unwrap().filter.flags, 6);
-    let text = flags(r#""SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV""#)
-        .unwrap_err()
-        .to_string();
-    assert!(text.contains("linux.seccomp.flags"), "{text}");
+    let path = r#", "listenerPath": "/run/agent", "listenerMetadata": "who""#;
+    let filter = profile(path, "NOTIFY").unwrap().filter;
+    let expected = SeccompListener {
+        path: "/run/agent".into(),
+        metadata: Some("who".to_owned()),
+    };
+    assert_eq!(filter.listener, Some(expected));
+    assert_eq!(ask(&filter.program, X86, 83, 0), SECCOMP_RET_USER_NOTIF);
+    // What becomes of it is the listener's to say.
+    assert!(missing_calls(&filter, &["mkdir", "read"]).is_empty());
+    let unused = profile(path, "LOG").unwrap().filter;
+    assert_eq!((unused.listener, unused.flags), (None, 4));
+    for missing in ["", r#", "listenerPath": """#] {
+        let text = profile(missing, "NOTIFY").unwrap_err().to_string();
+        assert!(text.contains("seccomp listenerPath is not set"), "{text}");
+    }
 }
 
 #[test]
@@ -294,6 +335,7 @@ fn any_rule() -> impl Strategy<Value = LinuxSyscall> {
         ScmpActTrap,
         ScmpActTrace,
         ScmpActLog,
+        ScmpActNotify,
     ]);
     let op = prop::sample::select(vec![
         ScmpCmpNe,
@@ -346,7 +388,10 @@ proptest! {
         seccomp.set_default_errno_ret(None);
         seccomp.set_architectures(Some(vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32]));
         seccomp.set_syscalls(Some(rules.clone()));
-        let program = compile(&seccomp).unwrap().filter.program;
+        seccomp.set_listener_path(Some("/run/agent".into()));
+        let filter = compile(&seccomp).unwrap().filter;
+        prop_assert_eq!(filter.listener.is_some(), filter.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0);
+        let program = &filter.program;
         let names = ["read", "lseek", "socket", "bind", "shmat", "readv", "listns", "ioctl"];
         for (abi, name, values) in calls {
             let (abi, name) = ([Abi::X86_64, Abi::I386, Abi::X32][abi], names[name]);
@@ -364,8 +409,12 @@ proptest! {
                 None if newest.is_some_and(|n| newest_number(abi, name).is_some_and(|own| own > n)) => ENOSYS,
                 None => EPERM,
             };
-            let found = run(&program, abi.audit_arch(), number, &arguments).unwrap();
+            let found = run(program, abi.audit_arch(), number, &arguments).unwrap();
             prop_assert_eq!(found, expected, "{:?} {} {:x?}", abi, name, arguments);
+            let passes = [SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG, SECCOMP_RET_USER_NOTIF].contains(&found);
+            if abi == Abi::native() && passes {
+                prop_assert!(missing_calls(&filter, &[name]).is_empty(), "{} passes", name);
+            }
         }
     }
 }
