@@ -144,8 +144,13 @@ struct Range {
 fn numbers(graph: &mut Graph, rules: &Rules, arch: u32) -> Option<NodeId> {
     let mut blocks: HashMap<Decision, NodeId> = HashMap::new();
     let mut ranges: Vec<Range> = Vec::new();
+    let mut before = None;
     for first in rules.breakpoints(arch) {
         let decision = rules.decision(arch, first);
+        if before.as_ref() == Some(&decision) && first != X32_BIT {
+            continue;
+        }
+        before = Some(decision.clone());
         let node = match blocks.get(&decision) {
             Some(node) => *node,
             None => {

@@ -44,10 +44,19 @@ pub struct Rules {
 /// The rules of one ABI.
 #[derive(Debug, Default)]
 struct Space {
-    /// Clauses in the profile's order, by `seccomp_data.nr`.
-    calls: BTreeMap<u32, Vec<Clause>>,
+    /// By number, without x32's bit.
+    calls: Vec<Call>,
     /// The newest number that the profile names, without x32's bit and its own range.
     newest: Option<u32>,
+}
+
+/// The rules for one call.
+#[derive(Debug, Clone, Default)]
+struct Call {
+    /// Those with conditions, in the profile's order, up to the first without.
+    clauses: Vec<Clause>,
+    /// The first without.
+    always: Option<Verdict>,
 }
 
 /// One rule for one call: a verdict if all conditions hold.
@@ -203,23 +212,21 @@ impl Rules {
             clauses: Vec::new(),
             otherwise,
         };
-        let Some(abi) = self.abi_of(arch, number) else {
+        let Some((abi, space)) = self.space_of(arch, number) else {
             return always(UNLISTED);
         };
-        let space = &self.spaces[&abi];
         let otherwise =
             match space.is_newer(abi, number) && rank(self.default) < rank(SECCOMP_RET_TRACE) {
                 true => NEWER,
                 false => self.default,
             };
-        let mut decision = always(otherwise);
-        for clause in space.calls.get(&number).into_iter().flatten() {
-            if clause.conditions.is_empty() {
-                decision.otherwise = clause.verdict;
-                break;
-            }
-            decision.clauses.push(clause.clone());
-        }
+        let Some(call) = space.calls.get(plain(abi, number) as usize) else {
+            return always(otherwise);
+        };
+        let mut decision = Decision {
+            clauses: call.clauses.clone(),
+            otherwise: call.always.unwrap_or(otherwise),
+        };
         // Clauses at the end that change nothing: kept apart they would cost instructions and hide equal calls.
         while decision
             .clauses
@@ -231,16 +238,18 @@ impl Rules {
         decision
     }
 
-    /// Every number at which the decision may differ from that of the number before, and 0.
-    pub fn breakpoints(&self, arch: u32) -> BTreeSet<u32> {
-        let mut points = BTreeSet::from([0]);
+    /// Every number at which the decision may differ from that of the number before, and 0; in order.
+    pub fn breakpoints(&self, arch: u32) -> Vec<u32> {
+        let mut points = vec![0];
         for (abi, space) in &self.spaces {
             if abi.audit_arch() != arch {
                 continue;
             }
             let offset = if *abi == Abi::X32 { X32_BIT } else { 0 };
-            for number in space.calls.keys() {
-                points.extend([*number, number + 1]);
+            for (number, call) in (offset..).zip(&space.calls) {
+                if call.always.is_some() || !call.clauses.is_empty() {
+                    points.extend([number, number + 1]);
+                }
             }
             points.extend(space.newest.map(|newest| offset + newest + 1));
             points.extend([X32_OWN.start() + offset, X32_OWN.end() + 1 + offset]);
@@ -248,32 +257,40 @@ impl Rules {
         if arch == Abi::X86_64.audit_arch() {
             points.extend([X32_BIT, 2 * X32_BIT]);
         }
+        points.sort_unstable();
+        points.dedup();
         points
     }
 
-    /// The ABI that the kernel takes a call for, if it is listed.
-    fn abi_of(&self, arch: u32, number: u32) -> Option<Abi> {
+    /// The ABI that the kernel takes a call for, if it is listed, and its rules.
+    fn space_of(&self, arch: u32, number: u32) -> Option<(Abi, &Space)> {
         let is_x32 = (X32_BIT..2 * X32_BIT).contains(&number);
-        let mut listed = self
-            .spaces
-            .keys()
-            .copied()
-            .filter(|abi| abi.audit_arch() == arch);
-        listed.find(|abi| arch != Abi::X86_64.audit_arch() || (*abi == Abi::X32) == is_x32)
+        let mut listed = self.spaces.iter().map(|(abi, space)| (*abi, space));
+        listed.find(|(abi, _)| {
+            abi.audit_arch() == arch
+                && (arch != Abi::X86_64.audit_arch() || (*abi == Abi::X32) == is_x32)
+        })
     }
 }
 
 impl Space {
     fn add(&mut self, abi: Abi, number: u32, conditions: Vec<Condition>, verdict: Verdict) {
-        let plain = if abi == Abi::X32 {
-            number & !X32_BIT
-        } else {
-            number
-        };
+        let plain = plain(abi, number);
         if abi != Abi::X32 || !X32_OWN.contains(&plain) {
             self.newest = self.newest.max(Some(plain));
         }
-        let clauses = self.calls.entry(number).or_default();
+        let index = plain as usize;
+        if self.calls.len() <= index {
+            self.calls.resize_with(index + 1, Call::default);
+        }
+        let Call { clauses, always } = &mut self.calls[index];
+        if always.is_some() {
+            return;
+        }
+        if conditions.is_empty() {
+            *always = Some(verdict);
+            return;
+        }
         let mut arguments: Vec<_> = conditions.iter().map(|c| c.argument).collect();
         arguments.sort_unstable();
         if arguments.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -305,13 +322,17 @@ impl Space {
     }
 
     fn is_newer(&self, abi: Abi, number: u32) -> bool {
-        let plain = if abi == Abi::X32 {
-            number & !X32_BIT
-        } else {
-            number
-        };
+        let plain = plain(abi, number);
         let own = abi == Abi::X32 && X32_OWN.contains(&plain);
         self.newest.is_some_and(|newest| plain > newest && !own)
+    }
+}
+
+/// A number without x32's bit.
+fn plain(abi: Abi, number: u32) -> u32 {
+    match abi {
+        Abi::X32 => number & !X32_BIT,
+        _ => number,
     }
 }
 

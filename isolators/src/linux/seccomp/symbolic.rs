@@ -251,6 +251,7 @@ pub fn verify(program: &[sock_filter], rules: &Rules) -> Result<(), Fault> {
     for arch in architectures(program)? {
         let intervals = intervals(program, arch)?;
         let breakpoints = rules.breakpoints(arch);
+        let mut rest = &breakpoints[..];
         for Interval {
             first,
             last,
@@ -258,7 +259,10 @@ pub fn verify(program: &[sock_filter], rules: &Rules) -> Result<(), Fault> {
         } in intervals
         {
             // Both sides are constant between these numbers.
-            for number in std::iter::once(first).chain(breakpoints.range(first..=last).copied()) {
+            let inside = rest.partition_point(|number| *number <= last);
+            let (points, after) = rest.split_at(inside);
+            rest = after;
+            for number in std::iter::once(first).chain(points.iter().copied()) {
                 let decision = rules.decision(arch, number);
                 verify_call(program, arch, number, &decision, outcome)?;
             }
