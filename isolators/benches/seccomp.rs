@@ -27,7 +27,9 @@ fn main() {
             .expect("it starts");
         let line = String::from_utf8(output.stdout).expect("digits");
         let mut numbers = line.split_whitespace().map(|n| n.parse().expect("digits"));
-        samples.push(std::array::from_fn(|_| numbers.next().expect("two numbers")));
+        samples.push(std::array::from_fn(|_| {
+            numbers.next().expect("two numbers")
+        }));
     }
     for (index, what) in ["parse the JSON", "compile and prove"].iter().enumerate() {
         let mut sorted: Vec<u64> = samples.iter().map(|sample| sample[index]).collect();

@@ -1,4 +1,4 @@
-//! System calls without a safe wrapper: ptrace(2), and what asks the kernel for attributes of a process. The only unsafe
+//! System calls without a safe wrapper: ptrace(2), seccomp(2), and what asks the kernel for attributes of a process. The only unsafe
 //! code of this crate.
 #![allow(unsafe_code)]
 

@@ -2,12 +2,13 @@
 //!
 //! From profile to kernel: `profile` reads what Docker and Mesos write and decides its conditions, `rules` says what
 //! the outcome means, `compile` and `layout` make a BPF program of it, `symbolic` proves that program before it is
-//! used. From kernel to profile: `observe`.
+//! used. From kernel to profile: `observe`. What can be asked for at all: `features`.
 //!
 //! Nothing on the host outlives the container, so `cleanup` stays empty.
 
 mod compile;
 mod docker_default;
+mod features;
 mod layout;
 mod observe;
 mod profile;
@@ -22,6 +23,7 @@ use oci_spec::runtime::LinuxSeccomp;
 
 pub use compile::{Compiled, compile};
 pub use docker_default::docker_default;
+pub use features::{features, known_actions, known_architectures, supported_flags};
 pub use profile::{Architectures, Filter, Profile, Rule, resolve, running_kernel};
 pub use rules::Unused;
 pub use symbolic::{Fault, Interval, Outcome, intervals, missing_calls, run};
@@ -52,6 +54,13 @@ impl Isolator for SeccompIsolator {
         let compiled = compile_cached(seccomp)?;
         for name in &compiled.unused.names {
             tracing::warn!(container = %id, "seccomp profile: there is no system call {name:?}");
+        }
+        if let Some(flag) = features::missing_flags(compiled.filter.flags).first() {
+            return Err(Error::Config {
+                field: "linux.seccomp.flags",
+                value: (*flag).to_owned(),
+                rule: "this kernel does not have it".to_owned(),
+            });
         }
         // These very words are looked for by runc's tests.
         tracing::debug!("seccomp filter flags: {}", compiled.filter.flags);

@@ -257,7 +257,8 @@ impl Rules {
         if arch == Abi::X86_64.audit_arch() {
             points.extend([X32_BIT, 2 * X32_BIT]);
         }
-        points.sort_unstable();
+        // Stable, because it is quick where most is in order already.
+        points.sort();
         points.dedup();
         points
     }

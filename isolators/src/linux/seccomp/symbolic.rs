@@ -455,9 +455,7 @@ fn candidates(decision: &Decision, argument: usize) -> Vec<u64> {
 pub fn missing_calls(filter: &SeccompFilter, calls: &[&str]) -> Vec<String> {
     let native = Abi::native();
     let is_open = |name: &str| match native.number(name) {
-        Some(number) => {
-            may_pass(&filter.program, native.audit_arch(), number).unwrap_or_default()
-        }
+        Some(number) => may_pass(&filter.program, native.audit_arch(), number).unwrap_or_default(),
         None => false,
     };
     let missing = calls.iter().filter(|name| !is_open(name));
@@ -486,7 +484,9 @@ fn may_pass(program: &[sock_filter], arch: u32, number: u32) -> Result<bool, Fau
             (Instruction::Load(NUMBER), _) => paths.push((pc + 1, Some(number))),
             (Instruction::Load(ARCH), _) => paths.push((pc + 1, Some(arch))),
             (Instruction::Load(_), _) => paths.push((pc + 1, None)),
-            (Instruction::And(mask), known) => paths.push((pc + 1, known.map(|known| known & mask))),
+            (Instruction::And(mask), known) => {
+                paths.push((pc + 1, known.map(|known| known & mask)))
+            }
             (Instruction::Jump(to), known) => paths.push((to, known)),
             (Instruction::Branch(test, constant, yes, no), Some(known)) => {
                 let to = if test.holds(known, constant) { yes } else { no };

@@ -357,7 +357,10 @@ mod tests {
             assert_eq!(lines.next(), Some(line.as_str()));
         }
         assert_eq!(lines.next(), None);
-        assert!(TABLE.is_sorted_by(|a, b| a.name < b.name), "look-ups bisect");
+        assert!(
+            TABLE.is_sorted_by(|a, b| a.name < b.name),
+            "look-ups bisect"
+        );
         for abi in Abi::ALL {
             let mut numbers: Vec<_> = abi.calls().map(|(_, number)| number).collect();
             let all = numbers.len();

@@ -228,8 +228,16 @@ fn flags_become_bits_as_in_runc() {
     for (given, plain, listening) in [
         ("", 4, 12),
         (r#", "flags": []"#, 0, 8),
-        (r#", "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#, 6, 14),
-        (r#", "flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]"#, 2, 10),
+        (
+            r#", "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]"#,
+            6,
+            14,
+        ),
+        (
+            r#", "flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]"#,
+            2,
+            10,
+        ),
     ] {
         assert_eq!(flags(given, "").unwrap(), plain, "{given}");
         assert_eq!(flags(given, listener).unwrap(), listening, "{given}");
@@ -240,7 +248,10 @@ fn flags_become_bits_as_in_runc() {
     assert!(text.contains("linux.seccomp.flags"), "{text}");
     let unknown = r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_NO"]}"#;
     let text = serde_json::from_str::<LinuxSeccomp>(unknown).unwrap_err();
-    assert!(text.to_string().contains("SECCOMP_FILTER_FLAG_NO"), "{text}");
+    assert!(
+        text.to_string().contains("SECCOMP_FILTER_FLAG_NO"),
+        "{text}"
+    );
 }
 
 #[test]
