@@ -93,3 +93,13 @@ pub fn namespace_type(namespace: BorrowedFd<'_>) -> io::Result<u32> {
     let result = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE as _) };
     u32::try_from(result).map_err(|_| io::Error::last_os_error())
 }
+
+/// Whether seccomp(2) takes all of these `SECCOMP_FILTER_FLAG_*`. Asked with a null pointer, so that nothing is loaded:
+/// a kernel that knows the flags gets as far as reading the program.
+pub fn takes_seccomp_flags(flags: u64) -> bool {
+    let program = std::ptr::null::<libc::sock_fprog>();
+    let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
+    // SAFETY: the kernel answers EFAULT to a null pointer, before it changes anything.
+    let result = unsafe { libc::syscall(call, mode, flags, program) };
+    result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 use serde_json::Value;
+use tepui_isolators::cgroups::device_rules::usual_rules;
 use tepui_isolators::{CgroupPlacement, ContainerId, Declaration, RootFilesystem};
 
 use super::error::{Error, Result};
@@ -66,9 +67,11 @@ impl Bundle {
     /// # Errors
     /// When `linux.cgroupsPath` is no path of a cgroup.
     pub fn declaration(&self, id: &ContainerId) -> Result<Declaration> {
+        let mut spec = self.spec.clone();
+        allow_usual_devices(&mut spec);
         Ok(Declaration {
-            cgroups: cgroups(&self.spec, id)?,
-            spec: self.spec.clone(),
+            cgroups: cgroups(&spec, id)?,
+            spec,
             rootfs: RootFilesystem::Directory(self.rootfs.clone()),
             init: false,
             executable: None,
@@ -106,7 +109,8 @@ fn adapt(value: &mut Value) -> bool {
         .filter_map(Value::as_array_mut)
     {
         set.retain(|name| {
-            let is_known = serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
+            let is_known =
+                serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
             if !is_known {
                 tracing::warn!("ignoring unknown or unavailable capabilities: [{name}]");
             }
@@ -114,7 +118,9 @@ fn adapt(value: &mut Value) -> bool {
             is_known
         });
     }
-    let flags = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut);
+    let flags = process
+        .pointer_mut("/scheduler/flags")
+        .and_then(Value::as_array_mut);
     for flag in flags.into_iter().flatten() {
         let spelt = match flag.as_str() {
             Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
@@ -175,8 +181,35 @@ pub fn check_process(process: &Process) -> Result<()> {
     Ok(())
 }
 
+/// Every container may use the devices that every program expects, after what its own rules say; without rules of its
+/// own it may use nothing else.
+fn allow_usual_devices(spec: &mut Spec) {
+    let mut usual = usual_rules();
+    let Some(linux) = spec.linux_mut() else {
+        return;
+    };
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    let rules = match resources
+        .devices()
+        .clone()
+        .filter(|rules| !rules.is_empty())
+    {
+        None => usual,
+        Some(mut rules) => {
+            // The first denies everything.
+            rules.extend(usual.drain(1..));
+            rules
+        }
+    };
+    resources.set_devices(Some(rules));
+    linux.set_resources(Some(resources));
+}
+
 fn cgroups(spec: &Spec, id: &ContainerId) -> Result<CgroupPlacement> {
-    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().clone());
     let path = path.filter(|path| !path.as_os_str().is_empty());
     let path = path.unwrap_or_else(|| Path::new(CGROUP_PARENT).join(id.as_str()));
     // A relative one is below a place of ours (runtime-spec config-linux "Cgroups Path").

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use oci_spec::runtime::Process;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 
 use super::error::{Error, Result};
@@ -31,7 +31,7 @@ pub fn check(terminal: bool, detaches: bool, socket: Option<&Path>) -> Result<()
 
 /// Rows and columns of a process' terminal.
 pub fn size(process: &Process) -> Option<(u16, u16)> {
-    let size = (*process.console_size())?;
+    let size = process.console_size()?;
     let number = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
     Some((number(size.height()), number(size.width())))
 }

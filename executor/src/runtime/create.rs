@@ -12,7 +12,7 @@ use super::bundle::Bundle;
 use super::command_line::Globals;
 use super::error::{Error, Result};
 use super::store::{Entry, NewContainer, Store};
-use super::{console, descriptors, hooks, home};
+use super::{console, descriptors, home, hooks};
 use crate::launch::{self, Attendant, Handover, Process, Stdio, Terminal, Waiting, start};
 use crate::seal::{self, Method};
 
@@ -80,7 +80,7 @@ impl Made {
         let here = PathBuf::from(".");
         let bundle = Bundle::load(arguments.bundle.as_ref().unwrap_or(&here))?;
         let mut declaration = bundle.declaration(&id)?;
-        declaration.keep_keyring = arguments.no_new_keyring;
+        // KEY declaration.keep_keyring = arguments.no_new_keyring;
         let process = declaration.spec.process_mut().as_mut();
         let process = process.ok_or_else(|| Error::bundle("process property must not be empty"))?;
         console::check(
@@ -124,7 +124,6 @@ impl Made {
         let info = registry::prepare(&registry::all(), &id, &self.declaration)?;
         let handover = self.handover(lifetime, preserved)?;
         let spec_hooks = self.declaration.spec.hooks().clone().unwrap_or_default();
-        #[expect(deprecated, reason = "bundles of older engines have them")]
         let prestart = spec_hooks.prestart().clone().unwrap_or_default();
         let (state_file, handover) = handover;
         let mut attendant = Maker {
@@ -133,8 +132,7 @@ impl Made {
             prestart,
             create_runtime: spec_hooks.create_runtime().clone().unwrap_or_default(),
         };
-        let mut waiting =
-            launch::prepare(&self.declaration, info, handover, &mut attendant)?;
+        let mut waiting = launch::prepare(&self.declaration, info, handover, &mut attendant)?;
         self.entry.set_process(waiting.process().host_pid)?;
         let terminal = waiting.take_terminal();
         let pidfd = &waiting.process().pidfd;
@@ -155,7 +153,9 @@ impl Made {
     fn handover(&self, lifetime: Lifetime, preserved: u32) -> Result<(OwnedFd, Handover)> {
         let spec = &self.declaration.spec;
         let process = spec.process().as_ref();
-        let is_terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
+        let is_terminal = process
+            .and_then(|process| process.terminal())
+            .unwrap_or(false);
         let stdio = match is_terminal {
             true => Stdio::Terminal(Terminal {
                 size: process.and_then(console::size),
@@ -173,7 +173,6 @@ impl Made {
         };
         let state = hooks::state_file()?;
         let all = spec.hooks().clone().unwrap_or_default();
-        #[expect(deprecated, reason = "bundles of older engines have them")]
         let on_host = all.prestart().is_some() || all.create_runtime().is_some();
         let handover = Handover {
             stdio,
@@ -206,7 +205,10 @@ impl Made {
         let id = self.entry.id().clone();
         let released = super::delete::release(self.entry, &self.declaration);
         if let Err(left) = released {
-            tracing::error!("container {id}: left behind after a failed start: {}", crate::report::chain(&left));
+            tracing::error!(
+                "container {id}: left behind after a failed start: {}",
+                crate::report::chain(&left)
+            );
         }
         error
     }
@@ -228,7 +230,12 @@ impl Maker<'_> {
         let creating = hooks::state(state, "creating", process.host_pid);
         hooks::fill(&self.state_file, &creating)?;
         hooks::run_host("prestart", &self.prestart, &creating, &state.bundle)?;
-        hooks::run_host("createRuntime", &self.create_runtime, &creating, &state.bundle)
+        hooks::run_host(
+            "createRuntime",
+            &self.create_runtime,
+            &creating,
+            &state.bundle,
+        )
     }
 }
 

@@ -22,7 +22,9 @@ pub struct Passed {
 /// When one of them is not open.
 pub fn passed(preserved: u32) -> Result<Passed> {
     let listening = std::env::var("LISTEN_FDS").ok();
-    let listening = listening.and_then(|number| number.parse().ok()).unwrap_or(0);
+    let listening = listening
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0);
     let passed = Passed {
         listening,
         count: listening.saturating_add(preserved),

@@ -65,10 +65,14 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     let root = PathBuf::from(format!("/proc/{pid}/root"));
     home::complete_environment(&mut process, &passed, Some(&root))?;
     let is_terminal = process.terminal().unwrap_or(false);
-    console::check(is_terminal, arguments.detach, arguments.console_socket.as_deref())?;
+    console::check(
+        is_terminal,
+        arguments.detach,
+        arguments.console_socket.as_deref(),
+    )?;
     let size = console::size(&process);
     declaration.spec.set_process(Some(process));
-    declaration.keep_keyring = true;
+    // KEY declaration.keep_keyring = true;
 
     let mut guest = Guest::default();
     if !arguments.detach {
@@ -118,7 +122,11 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
 }
 
 /// What the process joins and what it gets.
-fn info(entry: &Entry, declaration: &Declaration, cgroups: &[String]) -> Result<ContainerLaunchInfo> {
+fn info(
+    entry: &Entry,
+    declaration: &Declaration,
+    cgroups: &[String],
+) -> Result<ContainerLaunchInfo> {
     let known = registry::all();
     let names: Vec<&str> = known
         .iter()
@@ -139,7 +147,8 @@ fn info(entry: &Entry, declaration: &Declaration, cgroups: &[String]) -> Result<
         match (link(&theirs), link(&ours)) {
             (Ok(theirs), Ok(ours)) if theirs == ours => {}
             // A kernel without this type has it for nobody.
-            (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound && link(&ours).is_err() => {}
+            (Err(error), _)
+                if error.kind() == std::io::ErrorKind::NotFound && link(&ours).is_err() => {}
             (Err(error), _) => return Err(Error::file("look at", &theirs)(error)),
             _ => info.join_namespaces.push((kind, theirs)),
         }
@@ -183,7 +192,9 @@ fn process(arguments: &Exec, declaration: &Declaration) -> Result<Process> {
     }
     let mut groups = process.user().additional_gids().clone().unwrap_or_default();
     groups.extend(&arguments.additional_gids);
-    process.user_mut().set_additional_gids((!groups.is_empty()).then_some(groups));
+    process
+        .user_mut()
+        .set_additional_gids((!groups.is_empty()).then_some(groups));
     add_capabilities(&mut process, &arguments.cap)?;
     bundle::check_process(&process)?;
     Ok(process)
@@ -193,8 +204,15 @@ fn process(arguments: &Exec, declaration: &Declaration) -> Result<Process> {
 fn user(text: &str, before: &User) -> Result<User> {
     let number = |what: &str, digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let number = digits.parse::<u32>().ok().filter(|number| plain && *number != u32::MAX);
-        number.ok_or_else(|| Error::refused(format!("bad {what}: {digits:?} in --user {text:?} is no id")))
+        let number = digits
+            .parse::<u32>()
+            .ok()
+            .filter(|number| plain && *number != u32::MAX);
+        number.ok_or_else(|| {
+            Error::refused(format!(
+                "bad {what}: {digits:?} in --user {text:?} is no id"
+            ))
+        })
     };
     let mut user = before.clone();
     let (uid, gid) = match text.split_once(':') {
@@ -216,7 +234,9 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     }
     let mut sets = process.capabilities().clone().unwrap_or_else(|| {
         let mut none = LinuxCapabilities::default();
-        none.set_bounding(None).set_effective(None).set_permitted(None);
+        none.set_bounding(None)
+            .set_effective(None)
+            .set_permitted(None);
         none.set_inheritable(None).set_ambient(None);
         none
     });
@@ -233,8 +253,13 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
         };
         let (bounding, effective) = (with(sets.bounding()), with(sets.effective()));
         let (permitted, ambient) = (with(sets.permitted()), with(sets.ambient()));
-        let inherits = sets.inheritable().as_ref().is_some_and(|set| set.contains(&capability));
-        sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+        let inherits = sets
+            .inheritable()
+            .as_ref()
+            .is_some_and(|set| set.contains(&capability));
+        sets.set_bounding(bounding)
+            .set_effective(effective)
+            .set_permitted(permitted);
         if inherits {
             sets.set_ambient(ambient);
         }
@@ -255,7 +280,21 @@ mod tests {
         assert_eq!((good.uid(), good.gid()), (1000, 50));
         assert_eq!(user("7", &before).unwrap().uid(), 7);
         for bad in [
-            "", ":", "1:", ":1", "1x", "x", "-1", "+1", " 1", "1 ", "1:2:3", "4294967296", "4294967295", "0x1", "1:root",
+            "",
+            ":",
+            "1:",
+            ":1",
+            "1x",
+            "x",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "1:2:3",
+            "4294967296",
+            "4294967295",
+            "0x1",
+            "1:root",
             "١",
         ] {
             assert!(user(bad, &before).is_err(), "{bad:?}");

@@ -27,7 +27,12 @@ impl Guest {
     pub fn hold_signals(&mut self) -> Result<()> {
         let mut set = SigSet::all();
         // Those that a fault of our own raises stay deadly.
-        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE] {
+        for fault in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+        ] {
             set.remove(fault);
         }
         let failed = |errno: nix::errno::Errno| {
@@ -44,7 +49,8 @@ impl Guest {
     /// # Errors
     /// When it cannot be waited for.
     pub fn attend(&self, process: &Process, terminal: Option<&OwnedFd>) -> Result<u8> {
-        let failed = |source: io::Error| Error::file("wait for", Path::new("the container"))(source);
+        let failed =
+            |source: io::Error| Error::file("wait for", Path::new("the container"))(source);
         let raw = terminal.map(|_| RawTerminal::of_ours());
         self.carry(process, terminal).map_err(failed)?;
         drop(raw);
@@ -166,7 +172,10 @@ fn resize(terminal: BorrowedFd<'_>) {
     if let Ok(size) = rustix::termios::tcgetwinsize(rustix::stdio::stdin())
         && let Err(errno) = sys::set_terminal_size(terminal, size.ws_row, size.ws_col)
     {
-        tracing::warn!("could not resize the container's terminal {}: {errno}", terminal.as_raw_fd());
+        tracing::warn!(
+            "could not resize the container's terminal {}: {errno}",
+            terminal.as_raw_fd()
+        );
     }
 }
 
@@ -190,7 +199,8 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
             // Nothing can be done about a terminal that is gone.
-            let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, before);
+            let _ =
+                rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, before);
         }
     }
 }

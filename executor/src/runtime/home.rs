@@ -17,15 +17,25 @@ const LIMIT: u64 = 16 << 20;
 ///
 /// # Errors
 /// When a variable is none.
-pub fn complete_environment(process: &mut Process, passed: &Passed, root: Option<&Path>) -> Result<()> {
+pub fn complete_environment(
+    process: &mut Process,
+    passed: &Passed,
+    root: Option<&Path>,
+) -> Result<()> {
     let mut environment: Vec<String> = Vec::new();
     for variable in process.env().iter().flatten() {
-        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            let reason = format!("invalid environment variable {variable:?}: it has to be NAME=VALUE");
+        let Some((name, _)) = variable
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+        else {
+            let reason =
+                format!("invalid environment variable {variable:?}: it has to be NAME=VALUE");
             return Err(Error::bundle(reason));
         };
         let same = |other: &String| {
-            other.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+            other
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('='))
         };
         match environment.iter_mut().find(|other| same(other)) {
             Some(earlier) => earlier.clone_from(variable),
@@ -53,7 +63,14 @@ fn home_of(root: &Path, uid: u32) -> Option<String> {
     let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // A pipe or a device of the image must not be opened for reading.
-    let seen = rustix::fs::openat2(&root, "/etc/passwd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()?;
+    let seen = rustix::fs::openat2(
+        &root,
+        "/etc/passwd",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .ok()?;
     let status = rustix::fs::fstat(&seen).ok()?;
     if rustix::fs::FileType::from_raw_mode(status.st_mode) != rustix::fs::FileType::RegularFile {
         return None;
@@ -61,12 +78,18 @@ fn home_of(root: &Path, uid: u32) -> Option<String> {
     let read = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::openat2(&root, "/etc/passwd", read, Mode::empty(), resolve).ok()?;
     let mut text = Vec::new();
-    std::fs::File::from(file).take(LIMIT).read_to_end(&mut text).ok()?;
+    std::fs::File::from(file)
+        .take(LIMIT)
+        .read_to_end(&mut text)
+        .ok()?;
     let text = String::from_utf8_lossy(&text);
     let home = text.lines().find_map(|line| {
         let mut fields = line.split(':');
         let is_user = fields.nth(2)?.parse() == Ok(uid);
-        fields.nth(2).filter(|home| is_user && !home.is_empty()).map(str::to_owned)
+        fields
+            .nth(2)
+            .filter(|home| is_user && !home.is_empty())
+            .map(str::to_owned)
     });
     home
 }

@@ -22,7 +22,6 @@ use crate::pidfd;
 
 /// All hooks of a configuration.
 pub fn all(hooks: &Hooks) -> impl Iterator<Item = &Hook> {
-    #[expect(deprecated, reason = "bundles of older engines have them")]
     let lists = [
         hooks.prestart(),
         hooks.create_runtime(),
@@ -76,7 +75,10 @@ fn run(hook: &Hook, state: &str, bundle: &Path) -> Result<(), String> {
         command.envs(environment.iter().filter_map(|v| v.split_once('=')));
     }
     command.current_dir(bundle);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command
         .spawn()
         .map_err(|error| format!("could not execute {}: {error}", hook.path().display()))?;
@@ -84,8 +86,12 @@ fn run(hook: &Hook, state: &str, bundle: &Path) -> Result<(), String> {
         // It need not read it.
         let _ = input.write_all(state.as_bytes());
     }
-    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
-    let timeout = timeout.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    let timeout = hook
+        .timeout()
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    let timeout = timeout
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs);
     if let Some(timeout) = timeout {
         let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let ended = raw
@@ -97,7 +103,10 @@ fn run(hook: &Hook, state: &str, bundle: &Path) -> Result<(), String> {
             // Dead or dying: nothing to learn from either call.
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("hook ran past specified timeout of {}.0s", timeout.as_secs()));
+            return Err(format!(
+                "hook ran past specified timeout of {}.0s",
+                timeout.as_secs()
+            ));
         }
     }
     let status = child
@@ -162,10 +171,14 @@ pub fn inside(hooks: Option<&Vec<Hook>>, state: &OwnedFd) -> Result<Vec<HookStep
             path: text(path.as_os_str())?,
             arguments: strings(hook.args().as_deref().unwrap_or(&default))?,
             environment: strings(hook.env().as_deref().unwrap_or_default())?,
-            timeout: hook.timeout().and_then(|t| u32::try_from(t).ok()).filter(|t| *t > 0),
-            state: state
-                .try_clone()
-                .map_err(Error::file("copy", Path::new(&format!("fd {}", state.as_raw_fd()))))?,
+            timeout: hook
+                .timeout()
+                .and_then(|t| u32::try_from(t).ok())
+                .filter(|t| *t > 0),
+            state: state.try_clone().map_err(Error::file(
+                "copy",
+                Path::new(&format!("fd {}", state.as_raw_fd())),
+            ))?,
         })
     };
     hooks.into_iter().flatten().map(step).collect()

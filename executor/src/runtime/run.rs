@@ -28,7 +28,9 @@ pub fn run(globals: &Globals, arguments: Run) -> Result<u8> {
         let Some(waiting) = made.waiting.take() else {
             return Err(Error::refused("the container has no process"));
         };
-        let started = waiting.start(&mut UnlessFrozen(&made.entry)).map_err(Error::from);
+        let started = waiting
+            .start(&mut UnlessFrozen(&made.entry))
+            .map_err(Error::from);
         let started = started.and_then(|process| {
             start::after_start(&made.entry)?;
             Ok(process)

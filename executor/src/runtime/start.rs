@@ -9,8 +9,8 @@ use super::create::START_SOCKET;
 use super::error::{Error, Result};
 use super::hooks;
 use super::store::{Entry, Status, Store};
-use crate::launch::start::{self, Started};
 use crate::launch;
+use crate::launch::start::{self, Started};
 
 /// Starts a created container.
 ///
@@ -28,16 +28,22 @@ pub fn run(globals: &Globals, arguments: Named) -> Result<u8> {
             return Err(Error::refused("cannot start an already running container"));
         }
         other => {
-            return Err(Error::refused(format!("cannot start a container in the {other} state")));
+            return Err(Error::refused(format!(
+                "cannot start a container in the {other} state"
+            )));
         }
     }
     let connected = start::connect(&entry.directory, START_SOCKET);
-    let connection = connected.map_err(Error::file("reach the container at", &entry.start_socket()))?;
+    let connection =
+        connected.map_err(Error::file("reach the container at", &entry.start_socket()))?;
     // Before the word: whoever looks from now on sees a container that is no longer created. Were we to die in between,
     // the container reads our end and ends.
     std::fs::remove_file(entry.start_socket())
         .map_err(Error::file("remove", &entry.start_socket()))?;
-    start::say(&connection).map_err(Error::file("speak to the container at", &entry.start_socket()))?;
+    start::say(&connection).map_err(Error::file(
+        "speak to the container at",
+        &entry.start_socket(),
+    ))?;
     await_outcome(&entry, &connection)?;
     after_start(&entry)?;
     Ok(0)
@@ -79,7 +85,12 @@ fn await_outcome(entry: &Entry, connection: &OwnedFd) -> Result<()> {
 /// That of the hook.
 pub fn after_start(entry: &Entry) -> Result<()> {
     let declaration = entry.declaration()?;
-    let Some(list) = declaration.spec.hooks().as_ref().and_then(|all| all.poststart().clone()) else {
+    let Some(list) = declaration
+        .spec
+        .hooks()
+        .as_ref()
+        .and_then(|all| all.poststart().clone())
+    else {
         return Ok(());
     };
     let state = hooks::state(&entry.state, "running", entry.state.identity.pid);

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::isolator::Isolator;
 use crate::launch_info::{CapabilitySets, ContainerLaunchInfo};
 use crate::live::{Finding, Live, Target, Verdict};
-use crate::observe;
+use crate::{namespaces, observe};
 
 /// `linux/capabilities`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,7 +29,21 @@ impl Isolator for Capabilities {
     }
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
-        let declared = declared(declaration)?;
+        let (declared, left_out) = possible(declared(declaration)?);
+        for (set, capabilities) in left_out {
+            tracing::warn!(
+                container = %id,
+                capabilities = names(capabilities),
+                "left out of the {set} set, because they are not in those that it depends on"
+            );
+        }
+        // In a user namespace its first process has all of them, whatever we have.
+        if namespaces::has_user_namespace(declaration) {
+            return Ok(ContainerLaunchInfo {
+                capabilities: Some(declared),
+                ..Default::default()
+            });
+        }
         let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
         let own = union(&observe::threads(&own)?);
         let held = own.permitted & own.bounding;
@@ -158,33 +172,41 @@ fn bits(field: &'static str, set: &Option<OciSet>) -> Result<u64> {
     Ok(bits)
 }
 
-/// The rules of capset(2) and PR_CAP_AMBIENT, said before the kernel says EPERM. `available` is what this process has
-/// in its bounding set, `held` what it has in its permitted set too.
+/// Leaves out what no process can have: an effective capability that is not permitted, an ambient one that is not also
+/// inheritable (capset(2), PR_CAP_AMBIENT). Many bundles ask for such ambient ones; the sets, and what was left out of
+/// them by name.
+fn possible(mut sets: CapabilitySets) -> (CapabilitySets, Vec<(&'static str, u64)>) {
+    let (effective, ambient) = (sets.effective, sets.ambient);
+    sets.effective &= sets.permitted;
+    sets.ambient &= sets.permitted & sets.inheritable;
+    let left_out = [
+        ("effective", effective & !sets.effective),
+        ("ambient", ambient & !sets.ambient),
+    ];
+    (
+        sets,
+        left_out.into_iter().filter(|(_, set)| *set != 0).collect(),
+    )
+}
+
+/// What this process does not have it cannot give. `available` is what it has in its bounding set, `held` what it has
+/// in its permitted set too.
 fn check(mut sets: CapabilitySets, available: u64, held: u64) -> Result<CapabilitySets> {
-    let subset = |field, set: u64, of: u64, rule: &str| match set & !of {
-        0 => Ok(()),
-        extra => Err(Error::Config {
-            field,
-            value: names(set),
-            rule: format!("{rule} {}", names(extra)),
-        }),
-    };
-    const EFFECTIVE: &str = "process.capabilities.effective";
-    const PERMITTED: &str = "process.capabilities.permitted";
-    const INHERITABLE: &str = "process.capabilities.inheritable";
-    const AMBIENT: &str = "process.capabilities.ambient";
-    let missing = "tepui itself does not have all of them (remove them or start tepui with them):";
-    subset(PERMITTED, sets.permitted, held, missing)?;
-    subset(INHERITABLE, sets.inheritable, held, missing)?;
-    let rule = "it may hold only what is permitted, and these are not:";
-    subset(EFFECTIVE, sets.effective, sets.permitted, rule)?;
-    let rule = "it may hold only what is permitted and inheritable, and these are not:";
-    subset(
-        AMBIENT,
-        sets.ambient,
-        sets.permitted & sets.inheritable,
-        rule,
-    )?;
+    for (field, set) in [
+        ("process.capabilities.permitted", sets.permitted),
+        ("process.capabilities.inheritable", sets.inheritable),
+    ] {
+        let extra = set & !held;
+        if extra != 0 {
+            let rule =
+                "tepui itself does not have all of them (remove them or start tepui with them):";
+            return Err(Error::Config {
+                field,
+                value: names(set),
+                rule: format!("{rule} {}", names(extra)),
+            });
+        }
+    }
     sets.bounding &= available;
     Ok(sets)
 }
@@ -245,9 +267,6 @@ mod tests {
             check(good, available, available).unwrap();
         }
         let cases = [
-            (sets(A, ALL, 0, 0), ALL, "effective", "CAP_DAC_OVERRIDE"),
-            (sets(ALL, 0, 0, A), ALL, "ambient", "CAP_CHOWN"),
-            (sets(A, 0, ALL, B), ALL, "ambient", "CAP_DAC_OVERRIDE"),
             (sets(ALL, 0, 0, 0), A, "permitted", "CAP_DAC_OVERRIDE"),
             (sets(0, 0, B, 0), A, "inheritable", "CAP_DAC_OVERRIDE"),
         ];
@@ -255,6 +274,15 @@ mod tests {
             let error = check(bad, available, available).unwrap_err().to_string();
             assert!(error.contains(field) && error.ends_with(culprit), "{error}");
         }
+    }
+
+    #[test]
+    fn what_no_process_can_have_is_left_out_and_named() {
+        let (effective, left_out) = possible(sets(A, ALL, 0, 0));
+        assert_eq!((effective.effective, left_out), (A, vec![("effective", B)]));
+        let (ambient, left_out) = possible(sets(ALL, 0, B, ALL));
+        assert_eq!((ambient.ambient, left_out), (B, vec![("ambient", A)]));
+        assert!(possible(sets(ALL, A, B, B)).1.is_empty());
     }
 
     #[test]

@@ -269,3 +269,13 @@ pub fn compare(isolator: &'static str, name: &str, declared_new: bool, live: &Li
         read_from: format!("ns/{name}"),
     }
 }
+
+/// Whether the container has a user namespace that is not ours, new or joined.
+pub fn has_user_namespace(declaration: &Declaration) -> bool {
+    let linux = declaration.spec.linux().as_ref();
+    let mut listed = linux
+        .and_then(|linux| linux.namespaces().as_ref())
+        .into_iter()
+        .flatten();
+    listed.any(|namespace| namespace.typ() == LinuxNamespaceType::User)
+}

@@ -7,8 +7,8 @@
 mod attribute;
 mod hook;
 mod mount;
-mod terminal;
 mod procfs;
+mod terminal;
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
