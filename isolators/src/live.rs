@@ -118,6 +118,8 @@ pub struct Live {
     pub id_maps: Option<IdMaps>,
     /// Offsets of its time namespace by clock, in seconds and nanoseconds.
     pub time_offsets: BTreeMap<String, (i64, u32)>,
+    /// The sysctls of the declaration, by path below `/proc/sys`.
+    pub sysctls: BTreeMap<String, String>,
     /// Capability sets of the weakest thread (the union over threads, so that no thread's extra right is missed).
     pub capabilities: Option<CapabilitySets>,
     /// True only when every thread has it.

@@ -15,6 +15,7 @@ use crate::launch_info::ContainerLaunchInfo;
 use crate::linux::capabilities::Capabilities;
 use crate::linux::nnp::NoNewPrivileges;
 use crate::linux::seccomp::SeccompIsolator;
+use crate::linux::sysctl::Sysctl;
 use crate::live::{Finding, Live, Target};
 use crate::namespaces::cgroup::CgroupNamespace;
 use crate::namespaces::ipc::IpcNamespace;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Box<dyn Isolator>> {
         Box::new(NetNamespace),
         Box::new(CgroupNamespace),
         Box::new(TimeNamespace),
+        Box::new(Sysctl),
         Box::new(CpuIsolator),
         Box::new(MemIsolator),
         Box::new(PidsIsolator),
@@ -170,10 +172,8 @@ fn refuse_unhandled(declaration: &Declaration) -> Result<()> {
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let mut asked = Vec::new();
     if let Some(linux) = declaration.spec.linux() {
-        let sysctl = linux.sysctl().iter().flatten().map(|(name, _)| name).min();
         let network_devices = linux.net_devices().as_ref();
         asked.extend([
-            ("linux.sysctl", sysctl.cloned()),
             ("linux.mountLabel", text(linux.mount_label())),
             ("linux.intelRdt", set(linux.intel_rdt().is_some())),
             ("linux.memoryPolicy", set(linux.memory_policy().is_some())),

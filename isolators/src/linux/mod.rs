@@ -3,3 +3,4 @@
 pub mod capabilities;
 pub mod nnp;
 pub mod seccomp;
+pub mod sysctl;
