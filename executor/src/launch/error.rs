@@ -59,6 +59,16 @@ pub enum Error {
         /// Names, comma separated.
         calls: String,
     },
+    /// The agent of a seccomp filter with `SCMP_ACT_NOTIFY` did not get its listener.
+    #[error("failed to {action} seccomp agent {}", path.display())]
+    Agent {
+        /// What was tried.
+        action: &'static str,
+        /// Where it listens.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel refused the clone.
     #[error("could not clone the container's process")]
     Clone {

@@ -7,6 +7,7 @@ mod child;
 mod clone;
 pub mod error;
 mod id_maps;
+pub mod notify;
 pub mod plan;
 pub mod process;
 pub mod report;
@@ -19,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci_spec::runtime::LinuxNamespaceType;
+use oci_spec::runtime::{LinuxNamespaceType, State};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -27,6 +28,7 @@ use tepui_isolators::launch_info::IdMaps;
 use tepui_isolators::{ContainerLaunchInfo, Declaration};
 
 pub use error::{Error, Result};
+use notify::ListenerRequest;
 use plan::Attachments;
 pub use process::Process;
 use report::{Point, Record};
@@ -38,6 +40,7 @@ pub struct Waiting {
     process: Process,
     steps: Vec<Step>,
     terminal: Option<OwnedFd>,
+    listener: Option<ListenerRequest>,
 }
 
 /// Where the workload's standard input, output and error lead.
@@ -78,6 +81,8 @@ pub struct Handover {
     pub start_hooks: Vec<HookStep>,
     /// Whether [`Attendant::mounted`] is called at all: it costs a round trip.
     pub waits_when_mounted: bool,
+    /// What the agent of a seccomp filter with a listener is told of the container.
+    pub state: State,
 }
 
 impl Handover {
@@ -92,6 +97,7 @@ impl Handover {
             create_hooks: Vec::new(),
             start_hooks: Vec::new(),
             waits_when_mounted: false,
+            state: State::default(),
         }
     }
 }
@@ -143,11 +149,16 @@ pub fn prepare(
 ) -> Result<Waiting> {
     let flags = namespace_flags(&info.namespaces);
     let cgroup = info.cgroup_v2.as_deref().map(open_directory).transpose()?;
-    check_profile(&info, handover.init.is_some())?;
     // The cgroup namespace is entered by the child, after the move into the cgroups.
     let at_clone = |(kind, _): &&(LinuxNamespaceType, PathBuf)| *kind != LinuxNamespaceType::Cgroup;
     let joins = open_namespaces(info.join_namespaces.iter().filter(at_clone))?;
     let id_maps = info.id_maps.clone();
+    let listener = info
+        .seccomp
+        .as_ref()
+        .and_then(|filter| filter.listener.clone());
+    let state = handover.state.clone();
+    let listener = listener.map(|listener| ListenerRequest { listener, state });
     let channel = |source: Errno| Error::Channel {
         action: "make a socket pair",
         source: source.into(),
@@ -165,6 +176,7 @@ pub fn prepare(
         socket: theirs.as_raw_fd(),
     };
     let steps = plan::steps(declaration, info, attachments)?;
+    child::seccomp::check(&steps)?;
 
     let clone_error = |errno: Errno| Error::Clone {
         source: errno.into(),
@@ -189,6 +201,7 @@ pub fn prepare(
         process,
         steps,
         terminal: None,
+        listener,
     };
     waiting.meet(id_maps.as_ref(), attendant)
 }
@@ -214,6 +227,7 @@ impl Waiting {
                     self.terminal = self.process.take_received();
                     continue;
                 }
+                Some(Record::Listener(number)) => self.deliver(number),
                 other => return Err(self.abandon(other)),
             };
             if let Err(error) = done {
@@ -235,6 +249,19 @@ impl Waiting {
                     .map_err(Error::Caller)?,
                 Err(source) => return Err(unheard(source)),
             }
+        }
+    }
+
+    /// Hands the listener of the child's filter, its descriptor `number`, to the agent.
+    fn deliver(&self, number: i32) -> Result<()> {
+        match &self.listener {
+            Some(request) => {
+                let Process {
+                    pidfd, host_pid, ..
+                } = &self.process;
+                notify::deliver(pidfd.as_fd(), *host_pid, number, request)
+            }
+            None => Err(Error::Died),
         }
     }
 
@@ -370,52 +397,4 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
         path: path.to_owned(),
         source: source.into(),
     })
-}
-
-/// What a task needs after its filter is loaded: with no_new_privs only execve and what init does; without, also the
-/// change of ids and capabilities.
-fn check_profile(info: &ContainerLaunchInfo, init: bool) -> Result<()> {
-    const INIT: [&str; 10] = [
-        "execveat",
-        "execve",
-        "prctl",
-        "fcntl",
-        "rt_sigprocmask",
-        "vfork",
-        "write",
-        "rt_sigtimedwait",
-        "wait4",
-        "kill",
-    ];
-    const LATE: [&str; 12] = [
-        "prctl",
-        "setgroups",
-        "setresgid",
-        "setresuid",
-        "capset",
-        "chdir",
-        "getcwd",
-        "close_range",
-        "fcntl",
-        "write",
-        "read",
-        "rt_sigprocmask",
-    ];
-    let Some(filter) = &info.seccomp else {
-        return Ok(());
-    };
-    let mut needed = vec!["execve", "exit_group", "write"];
-    needed.extend(if init { &INIT[..] } else { &[] });
-    needed.extend(if info.no_new_privileges {
-        &[]
-    } else {
-        &LATE[..]
-    });
-    let missing = tepui_isolators::linux::seccomp::missing_calls(filter, &needed);
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(Error::ProfileTooStrict {
-            calls: missing.join(", "),
-        }),
-    }
 }

@@ -24,6 +24,8 @@ pub enum Record {
     Reached(Point),
     /// Our end of the container's terminal comes along.
     Terminal,
+    /// A seccomp listener is this descriptor of the child, which waits until it was taken.
+    Listener(i32),
 }
 
 /// Where a child waits for its parent.
@@ -50,6 +52,7 @@ impl Record {
             Self::Reached(Point::IdMaps) => (6, 0),
             Self::Reached(Point::Mounted) => (6, 1),
             Self::Terminal => (7, 0),
+            Self::Listener(number) => (8, number as u32),
         };
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -77,6 +80,7 @@ impl Record {
                 _ => return None,
             }),
             7 => Self::Terminal,
+            8 => Self::Listener(value as i32),
             _ => return None,
         })
     }
@@ -99,6 +103,7 @@ mod tests {
             Record::Ready,
             Record::Reached(Point::Mounted),
             Record::Terminal,
+            Record::Listener(9),
         ];
         for record in all {
             assert_eq!(Record::decode(&record.encode()), Some(record));

@@ -111,6 +111,32 @@ pub fn clone_helper() -> Result<Cloned> {
     clone_process(libc::CLONE_FILES as u64, None)
 }
 
+/// clone(2): a new process with a descriptor and nothing else of its own, by the older call. Profiles refuse clone3(2),
+/// whose flags they cannot see.
+///
+/// The caller must be single-threaded.
+pub fn clone_plainly() -> Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    let none = std::ptr::null::<u8>();
+    match system_call!(
+        "own variable",
+        libc::SYS_clone,
+        flags,
+        none,
+        &raw mut pidfd,
+        0,
+        0
+    )? {
+        0 => Ok(Cloned::Child),
+        _ => {
+            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pidfd })
+        }
+    }
+}
+
 /// Which side of a helper's clone we are on.
 pub enum Sibling {
     /// The new process, a child of the helper's parent.
@@ -235,21 +261,25 @@ pub fn duplicate_to(from: BorrowedFd<'_>, to: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// seccomp(2), SECCOMP_SET_MODE_FILTER.
-pub fn set_seccomp_filter(filter: &SeccompFilter) -> Result<()> {
+/// seccomp(2), SECCOMP_SET_MODE_FILTER; the listener, when the filter has one.
+pub fn set_seccomp_filter(filter: &SeccompFilter) -> Result<Option<OwnedFd>> {
     let program = libc::sock_fprog {
         len: filter.program.len() as u16,
         filter: filter.program.as_ptr().cast_mut(),
     };
     let operation = libc::SECCOMP_SET_MODE_FILTER;
-    system_call!(
+    let result = system_call!(
         "the kernel only reads it",
         libc::SYS_seccomp,
         operation,
         filter.flags,
         &raw const program
     )?;
-    Ok(())
+    if filter.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(result as RawFd) }))
 }
 
 /// prctl(2) with number arguments.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use oci_spec::runtime::ContainerState;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -210,7 +211,14 @@ impl Server {
         for isolator in isolators {
             watches.extend(isolator.watch(id, declaration)?);
         }
-        let handover = Handover::new(stdio, directory.mount_point(), init);
+        let mount_point = directory.mount_point();
+        let mut handover = Handover::new(stdio, mount_point.clone(), init);
+        handover
+            .state
+            .set_version(declaration.spec.version().clone())
+            .set_id(id.to_string())
+            .set_status(ContainerState::Creating)
+            .set_bundle(mount_point.parent().unwrap_or(&mount_point).to_owned());
         let waiting = launch::prepare(declaration, info, handover, &mut Patient)?;
         // Before the workload runs: a crash from here on finds the process by its name.
         directory.set_running(waiting.process().host_pid)?;

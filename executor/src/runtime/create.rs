@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Hook;
+use oci_spec::runtime::{ContainerState, Hook};
 use tepui_isolators::cgroups::group::Group;
 use tepui_isolators::{ContainerId, Declaration, registry};
 
@@ -183,6 +183,7 @@ impl Made {
             create_hooks: hooks::inside(all.create_container().as_ref(), &state)?,
             start_hooks: hooks::inside(all.start_container().as_ref(), &state)?,
             waits_when_mounted: on_host || all.start_container().is_some(),
+            state: hooks::spec_state(&self.entry.state, ContainerState::Creating),
         };
         Ok((state, handover))
     }

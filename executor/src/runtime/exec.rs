@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxNamespaceType, Process, User};
+use oci_spec::runtime::{
+    Capability, ContainerState, LinuxCapabilities, LinuxNamespaceType, Process, User,
+};
 use tepui_isolators::cgroups::group::{self, Group};
 use tepui_isolators::{ContainerLaunchInfo, Declaration, registry};
 
@@ -13,7 +15,7 @@ use super::create::{UnlessFrozen, write_pid};
 use super::error::{Error, Result};
 use super::foreground::Guest;
 use super::store::{Entry, Status, Store};
-use super::{console, descriptors, home};
+use super::{console, descriptors, home, hooks};
 use crate::launch::{self, Attendant, Handover, Patient, Stdio, Terminal};
 use crate::seal::{self, Method};
 
@@ -93,6 +95,7 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     let handover = Handover {
         stdio,
         preserved: passed.count,
+        state: hooks::spec_state(&entry.state, ContainerState::Running),
         ..Handover::new(descriptors::standard()?, PathBuf::from("/"), None)
     };
     let mut patient = Patient;

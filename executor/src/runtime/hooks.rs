@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use oci_spec::runtime::{Hook, Hooks};
+use oci_spec::runtime::{ContainerState, Hook, Hooks};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::{Value, json};
@@ -46,6 +46,21 @@ pub fn state(state: &State, status: &str, pid: u32) -> Value {
         value["pid"] = pid.into();
     }
     value
+}
+
+/// The same for whoever wants it in the library's words.
+pub fn spec_state(of: &State, status: ContainerState) -> oci_spec::runtime::State {
+    let mut state = oci_spec::runtime::State::default();
+    state
+        .set_version(of.oci_version.clone())
+        .set_id(of.identity.id.to_string())
+        .set_status(status)
+        .set_bundle(of.bundle.clone())
+        .set_annotations(Some(of.annotations.clone().into_iter().collect()));
+    if of.identity.pid != 0 {
+        state.set_pid(i32::try_from(of.identity.pid).ok());
+    }
+    state
 }
 
 /// Runs hooks of one kind in the host's namespaces, in order.

@@ -12,7 +12,7 @@ use crate::launch::sys;
 /// Runs one hook to its end. Anything but exit status 0 is `ECANCELED`, taking too long `ETIME`.
 pub(super) fn run(hook: &HookStep) -> Result<(), Errno> {
     rustix::fs::seek(&hook.state, rustix::fs::SeekFrom::Start(0))?;
-    let pidfd = match sys::clone_process(0, None)? {
+    let pidfd = match sys::clone_plainly()? {
         sys::Cloned::Parent { pidfd } => pidfd,
         sys::Cloned::Child => {
             let executed = sys::duplicate_to(hook.state.as_fd(), 0)

@@ -8,6 +8,7 @@ mod attribute;
 mod hook;
 mod mount;
 mod procfs;
+pub mod seccomp;
 mod terminal;
 
 use std::ffi::CStr;
@@ -128,7 +129,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Attribute(one) => attribute::apply(one, context.proc.as_ref().map(AsFd::as_fd)),
         Step::Stdio { from, number } => sys::duplicate_to(from.as_fd(), *number),
         Step::ResourceLimit(limit) => sys::set_rlimit(limit),
-        Step::Seccomp(filter) => sys::set_seccomp_filter(filter),
+        Step::Seccomp(filter) => seccomp::load(filter, context.socket),
         Step::BoundingSet(sets) => drop_bounding_set(sets.bounding),
         Step::Ids(ids) => become_user(ids),
         Step::Capabilities(sets) => set_capabilities(sets),

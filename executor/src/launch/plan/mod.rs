@@ -159,6 +159,13 @@ pub fn steps(
         true => (None, info.seccomp),
         false => (info.seccomp, None),
     };
+    // Marks and does not close: the report must work until execve(2). Before any filter, which need not allow it.
+    let close_on_exec = Step::CloseOnExec(3 + handover.preserved);
+    let (marks_early, marks_late) = match early.is_some() {
+        true => (Some(close_on_exec), None),
+        false => (None, Some(close_on_exec)),
+    };
+    steps.extend(marks_early);
     steps.extend(early.map(Step::Seccomp));
     // Dropping the bounding set after the change of user is EPERM.
     steps.extend(info.capabilities.map(Step::BoundingSet));
@@ -174,15 +181,20 @@ pub fn steps(
     steps.push(Step::WorkingDirectory(directory));
     steps.extend(info.no_new_privileges.then_some(Step::NoNewPrivileges));
     steps.extend(late_attributes.into_iter().map(Step::Attribute));
-    // Marks and does not close: the report must work until execve(2).
-    steps.push(Step::CloseOnExec(3 + handover.preserved));
+    steps.extend(marks_late);
+    // Who answers for it must have it before the start, as others' runtimes do it.
+    let (listening, last) = match late {
+        Some(filter) if filter.listener.is_some() => (Some(filter), None),
+        other => (None, other),
+    };
+    steps.extend(listening.map(Step::Seccomp));
     steps.push(Step::AwaitStart {
         init,
         listener: handover.start,
     });
+    // As late as can be, so that a profile need not allow our set-up; but it holds for the container's own hooks.
+    steps.extend(last.map(Step::Seccomp));
     steps.extend(handover.start_hooks.into_iter().map(Step::Hook));
-    // Last, so that a profile need not allow our set-up.
-    steps.extend(late.map(Step::Seccomp));
     steps.push(Step::Execute(execute(
         declaration,
         process,
