@@ -39,6 +39,13 @@ pub struct ContainerLaunchInfo {
     pub rootfs: Option<RootMount>,
     /// Mounts inside the root file system, in order.
     pub mounts: Vec<Mount>,
+    /// Device nodes that lie in the root file system itself or in what is mounted there, by absolute path; made after all mounts.
+    pub device_nodes: Vec<DeviceNode>,
+    /// Symbolic links beside them: absolute path and what it points at.
+    pub device_links: Vec<(CString, CString)>,
+    /// What the root mount's propagation becomes at the end: `MS_SHARED` or `MS_UNBINDABLE`, with `MS_REC` or not; 0
+    /// leaves it. It has no peers on the host.
+    pub root_propagation: u64,
     /// Paths inside the container that are hidden: files by the host's null device, directories by an empty read-only tmpfs.
     pub masked_paths: Vec<CString>,
     /// Paths inside the container that become read-only.
@@ -100,12 +107,14 @@ fn outside(maps: &[IdMap], id: u32) -> Option<u32> {
 /// How the root file system is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootMount {
-    /// A recursive bind of this directory (`/` for the host's file system). `attributes` go on its top mount.
+    /// A recursive bind of this directory (`/` for the host's file system). `attributes` go on all of its mounts.
     Bind {
         /// Directory on the host.
         source: PathBuf,
         /// `MOUNT_ATTR_*` to set.
         attributes: u64,
+        /// Whether later mounts of the host below the directory stay away (private) or appear (slave).
+        private: bool,
     },
     /// An overlay; `MS_*` flags in `flags`.
     Overlay {
@@ -123,14 +132,51 @@ pub struct Mount {
     pub target: CString,
     /// What.
     pub kind: MountKind,
-    /// `MOUNT_ATTR_*` to set on it (mount_setattr(2)).
-    pub attributes: u64,
-    /// Whether `attributes` hold for all mounts below too (`rro`, `rnosuid` …).
-    pub recursive_attributes: bool,
+    /// What changes on it alone (mount_setattr(2)).
+    pub attributes: MountAttributes,
+    /// What changes on it and on all mounts below it, after that (`rro`, `rnosuid` …).
+    pub recursive_attributes: MountAttributes,
     /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` or `MS_UNBINDABLE`, with `MS_REC` or not; 0 leaves it as it is.
     pub propagation: u64,
     /// Whether the target must be a real directory, reached without any symbolic link (`/proc`, `/sys`).
     pub plain_target: bool,
+}
+
+/// A change of a mount's `MOUNT_ATTR_*`. The access-time modes are one field: choosing one has the whole field in `clear`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MountAttributes {
+    /// Those to set.
+    pub set: u64,
+    /// Those that must be gone.
+    pub clear: u64,
+    /// Those that nobody asked for: they go too, unless they are locked because the source comes from a more privileged
+    /// user namespace (mount_namespaces(7)).
+    pub reset: u64,
+}
+
+impl MountAttributes {
+    /// Sets `set` and leaves everything else.
+    pub const fn setting(set: u64) -> Self {
+        Self {
+            set,
+            clear: 0,
+            reset: 0,
+        }
+    }
+
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Who owns what in a bind mount, mount_setattr(2) `MOUNT_ATTR_IDMAP`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountIdMap {
+    /// The maps (`inside`: ids as the file system has them); `None` for those of the container's user namespace.
+    pub maps: Option<IdMaps>,
+    /// Whether the mounts below are mapped too (`ridmap`).
+    pub recursive: bool,
 }
 
 /// What is mounted.
@@ -144,6 +190,8 @@ pub enum MountKind {
         source: CString,
         /// fsconfig(2) options: a key with a value, or a flag alone.
         options: Vec<(CString, Option<CString>)>,
+        /// Whether it starts with a copy of what is at the target (`tmpcopyup`).
+        copy_up: bool,
     },
     /// A tree of the host, opened before the clone.
     Bind {
@@ -153,11 +201,24 @@ pub enum MountKind {
         recursive: bool,
         /// Whether the source must be reached without any symbolic link.
         plain_source: bool,
+        /// Other owners for its files.
+        id_map: Option<MountIdMap>,
+        /// Whether its mount events may reach the host, where the source is shared there.
+        keeps_peers: bool,
+    },
+    /// A part of the container's own tree as far as it is mounted by then.
+    BindInside {
+        /// Absolute path in the container.
+        source: CString,
+        /// Whether the mounts below it come along (`rbind`).
+        recursive: bool,
+        /// Other owners for its files.
+        id_map: Option<MountIdMap>,
     },
     /// A tmpfs with device nodes, links and directories, filled before the clone. (Without nodes: the directory above
     /// the cgroup v1 hierarchies.)
     Devices {
-        /// The nodes.
+        /// The nodes, by paths below it.
         nodes: Vec<DeviceNode>,
         /// Symbolic links, name in the directory and what they point at.
         links: Vec<(CString, CString)>,
@@ -168,20 +229,20 @@ pub enum MountKind {
     },
 }
 
-/// A device node in the container's `/dev`.
+/// A device node or FIFO.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceNode {
-    /// Name below `/dev`.
-    pub name: CString,
-    /// `S_IFCHR` or `S_IFBLK` with the permission bits.
+    /// Its path: below `/dev` without a slash in front, or an absolute one.
+    pub path: CString,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO` with the permission bits.
     pub mode: u32,
     /// Major number.
     pub major: u32,
     /// Minor number.
     pub minor: u32,
-    /// Owner.
+    /// Owner, as the container knows him.
     pub uid: u32,
-    /// Group.
+    /// Group, as the container knows it.
     pub gid: u32,
 }
 
@@ -309,6 +370,9 @@ impl ContainerLaunchInfo {
         self.sysctls.extend(other.sysctls);
         self.attributes.extend(other.attributes);
         self.mounts.extend(other.mounts);
+        self.device_nodes.extend(other.device_nodes);
+        self.device_links.extend(other.device_links);
+        self.root_propagation |= other.root_propagation;
         self.masked_paths.extend(other.masked_paths);
         self.readonly_paths.extend(other.readonly_paths);
         self.rlimits.extend(other.rlimits);

@@ -41,6 +41,18 @@ pub enum Error {
         "/dev/null of the host is not the null device (character 1:3); repair it, it is what hides masked files"
     )]
     NotTheNullDevice,
+    /// A mount could not be prepared.
+    #[error("error mounting {what:?} to rootfs at {target:?}{rule}")]
+    Mount {
+        /// Its source.
+        what: String,
+        /// Its place in the container.
+        target: String,
+        /// What it broke, with its punctuation; empty when the kernel's answer says it.
+        rule: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The overlay's options do not fit one page.
     #[error(
         "the image has {count} layers; their mount options are {length} bytes, and the kernel takes 4095"

@@ -14,6 +14,8 @@ pub mod report;
 pub mod start;
 pub mod step;
 pub mod sys;
+pub mod tree;
+pub mod user_namespace;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

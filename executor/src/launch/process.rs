@@ -190,7 +190,7 @@ impl Process {
 
 /// The pid that the mounted /proc shows for a process descriptor: the launcher has a pid namespace of its own and knows
 /// its children by other numbers (pidfd's fdinfo, Linux 5.4).
-fn host_pid(pidfd: &OwnedFd) -> io::Result<u32> {
+pub(super) fn host_pid(pidfd: &OwnedFd) -> io::Result<u32> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
     // -1 or 0: it is gone, or not in the namespace of this /proc.

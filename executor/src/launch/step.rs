@@ -12,6 +12,7 @@ use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
 use super::Terminal;
 use super::report::Point;
 use super::sys::StringArray;
+use super::tree::Changes;
 
 /// One thing that the child does.
 #[derive(Debug)]
@@ -74,8 +75,8 @@ pub enum Step {
     AttachRoot {
         /// For the wording.
         source: CString,
-        /// The detached tree.
-        tree: OwnedFd,
+        /// The tree.
+        tree: Tree,
         /// Where.
         target: CString,
     },
@@ -83,13 +84,25 @@ pub enum Step {
     EnterRoot(CString),
     /// One mount inside the new root.
     Mount(MountStep),
-    /// Hides a path.
-    Mask {
-        /// Absolute path in the container.
+    /// One device node inside the new root.
+    Device(DeviceStep),
+    /// A symbolic link inside the new root.
+    Link {
+        /// Its absolute path in the container.
         path: CString,
-        /// A detached mount of the host's null device, used when the path is not a directory.
-        null: OwnedFd,
+        /// What it points at.
+        to: CString,
+        /// Whether it takes the place of what is there; else that stays.
+        replace: bool,
     },
+    /// A mount that had to be writable for what was put on it.
+    ReadonlyMount(CString),
+    /// Gets hold of the host's null device: a detached mount of it, or `None` to open it here.
+    NullDevice(Option<OwnedFd>),
+    /// Hides a path.
+    Mask(CString),
+    /// What the root mount's propagation becomes, `MS_*`.
+    OwnPropagation(u64),
     /// Makes a path read-only.
     ReadonlyPath(CString),
     /// pivot_root(".", ".") and the detachment of the old root.
@@ -151,19 +164,13 @@ pub struct MountStep {
     pub target: CString,
     /// What is mounted.
     pub source: MountSource,
-    /// `MOUNT_ATTR_*` to set.
-    pub attributes: u64,
-    /// Whether the attributes go on all mounts below, too.
-    pub recursive: bool,
-    /// `MS_*` propagation, 0 for as it is.
-    pub propagation: u64,
     /// Whether the target must be reached without any symbolic link.
     pub plain_target: bool,
     /// Whether it may lie in a file system of the kernel, as the declared name says. A link of the image must not lead
     /// another mount there, nor over the root.
     pub may_cover_kernel: bool,
-    /// What to make when the target is missing.
-    pub create: Create,
+    /// Whether a missing target is made; the host's file system is not ours to add to.
+    pub create: bool,
 }
 
 /// What a missing mount target becomes.
@@ -180,12 +187,12 @@ pub enum Create {
 /// What is mounted.
 #[derive(Debug)]
 pub enum MountSource {
-    /// A detached tree, opened before the clone.
+    /// A tree that exists already.
     Tree {
         /// For the wording.
         name: CString,
         /// The tree.
-        tree: OwnedFd,
+        tree: Tree,
     },
     /// A new file system, which shows its maker's namespaces and so is made by the child.
     New {
@@ -195,7 +202,68 @@ pub enum MountSource {
         source: CString,
         /// Options.
         options: Vec<(CString, Option<CString>)>,
+        /// `MOUNT_ATTR_*`.
+        attributes: u64,
+        /// `MS_*` propagation, 0 for as it is.
+        propagation: u64,
+        /// Whether its root has the mode of the directory that it covers, when there is one.
+        inherit_mode: bool,
+        /// Whether it starts with a copy of what it covers.
+        copy_up: bool,
     },
+    /// A new file system with an option too long for fsconfig(2), by mount(2).
+    Whole {
+        /// File system type.
+        fstype: CString,
+        /// Its source in the mount table.
+        source: CString,
+        /// All options.
+        options: CString,
+        /// `MS_*` flags.
+        flags: u64,
+        /// `MS_*` propagation, 0 for as it is.
+        propagation: u64,
+    },
+}
+
+/// A tree of mounts.
+#[derive(Debug)]
+pub enum Tree {
+    /// Detached, opened and changed before the clone.
+    Ready(OwnedFd),
+    /// Opened by the child, while the host's tree is still there: by one that has privileges in its own user namespace
+    /// only.
+    OfHost(OpenTree),
+    /// Opened by the child in the new root.
+    Inside(OpenTree),
+}
+
+/// How a tree is opened.
+#[derive(Debug)]
+pub struct OpenTree {
+    /// Absolute path.
+    pub path: CString,
+    /// Whether the mounts below it come along.
+    pub recursive: bool,
+    /// Whether the path must have no symbolic link.
+    pub plain: bool,
+    /// What it becomes.
+    pub changes: Changes,
+}
+
+/// A device node or FIFO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStep {
+    /// Absolute path in the container.
+    pub path: CString,
+    /// `S_IF*` and permission bits.
+    pub mode: u32,
+    /// As of makedev(3).
+    pub device: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// Whom the process runs as.
@@ -268,13 +336,22 @@ impl fmt::Display for Step {
             }
             Self::EnterRoot(path) => write!(f, "enter the root file system {}", text(path)),
             Self::Mount(mount) => {
+                let rule = match mount.plain_target {
+                    true => ", where a filesystem must be mounted on ordinary directory",
+                    false => "",
+                };
                 let what = match &mount.source {
                     MountSource::Tree { name, .. } => name,
-                    MountSource::New { fstype, .. } => fstype,
+                    MountSource::New { fstype, .. } | MountSource::Whole { fstype, .. } => fstype,
                 };
-                write!(f, "mount {} on {}", text(what), text(&mount.target))
+                write!(f, "mount {} on {}{rule}", text(what), text(&mount.target))
             }
-            Self::Mask { path, .. } => write!(f, "mask {}", text(path)),
+            Self::Device(device) => write!(f, "make the device {}", text(&device.path)),
+            Self::Link { path, to, .. } => write!(f, "link {} to {}", text(path), text(to)),
+            Self::ReadonlyMount(path) => write!(f, "make the mount on {} read-only", text(path)),
+            Self::NullDevice(_) => f.write_str("get hold of the host's null device"),
+            Self::OwnPropagation(_) => f.write_str("set the propagation of the root mount"),
+            Self::Mask(path) => write!(f, "mask {}", text(path)),
             Self::ReadonlyPath(path) => write!(f, "make {} read-only", text(path)),
             Self::PivotRoot => f.write_str("pivot into the root file system"),
             Self::MakeDirectory(path) => write!(f, "make the working directory {}", text(path)),

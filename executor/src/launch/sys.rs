@@ -178,25 +178,46 @@ struct MountAttributes {
     userns: u64,
 }
 
-/// mount_setattr(2) on the mount behind a descriptor: sets `MOUNT_ATTR_*`, there alone or on all mounts below too.
-pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<()> {
+/// mount_setattr(2) on the mount behind a descriptor: clears, then sets `MOUNT_ATTR_*`, there alone or on all mounts
+/// below too.
+pub fn change_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> Result<()> {
     // The access-time modes are one field: setting one needs the whole field cleared.
-    const ACCESS_TIME: u64 = 0x70;
-    let clear = if set & ACCESS_TIME == 0 {
-        0
-    } else {
-        ACCESS_TIME
+    let clear = match set & libc::MOUNT_ATTR__ATIME {
+        0 => clear,
+        _ => clear | libc::MOUNT_ATTR__ATIME,
     };
-    change_mount(
-        mount,
-        &MountAttributes {
-            set,
-            clear,
-            propagation: 0,
-            userns: 0,
-        },
-        recursive,
-    )
+    let attributes = MountAttributes {
+        set,
+        clear,
+        propagation: 0,
+        userns: 0,
+    };
+    change_mount(mount, &attributes, recursive)
+}
+
+/// Sets `MOUNT_ATTR_*`, see [`change_mount_attributes`].
+pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<()> {
+    change_mount_attributes(mount, set, 0, recursive)
+}
+
+/// mount_setattr(2) with MOUNT_ATTR_IDMAP (5.12): the maps of a user namespace for the owners of the files.
+pub fn set_mount_id_map(
+    mount: BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<()> {
+    let attributes = MountAttributes {
+        set: libc::MOUNT_ATTR_IDMAP,
+        clear: 0,
+        propagation: 0,
+        userns: namespace.as_raw_fd() as u64,
+    };
+    change_mount(mount, &attributes, recursive)
 }
 
 /// mount_setattr(2) on the mount behind a descriptor: its propagation, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` or

@@ -8,13 +8,13 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
 use super::mounts::Cgroups;
 use crate::error::{Error, Result};
-use crate::launch_info::{Mount, MountKind};
+use crate::launch_info::{Mount, MountAttributes, MountKind};
 use crate::live::LiveMount;
 
 const RESTRICTED: u64 =
@@ -77,8 +77,12 @@ impl Hierarchy {
     }
 
     fn has_own_directory(&self) -> bool {
-        OWN.iter()
-            .any(|controller| self.controllers.contains(*controller))
+        self.own_controller().is_some()
+    }
+
+    fn own_controller(&self) -> Option<&'static str> {
+        OWN.into_iter()
+            .find(|controller| self.controllers.contains(*controller))
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -100,11 +104,14 @@ impl Hierarchy {
     }
 }
 
+/// Where the container's directory is: for one v1 controller, or (`None`) in the unified hierarchy.
+pub type Place<'a> = dyn Fn(Option<&str>) -> Result<Option<PathBuf>> + 'a;
+
 /// The mounts for `cgroups`, where `host` is the mount table of this process.
 ///
 /// # Errors
 /// When the host has no cgroups mounted, or `rw` is asked for on v1.
-pub fn mounts(cgroups: &Cgroups, host: &[LiveMount]) -> Result<Vec<Mount>> {
+pub fn mounts(cgroups: &Cgroups, host: &[LiveMount], place: &Place<'_>) -> Result<Vec<Mount>> {
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     let of_type = |fstype: &'static str| host.iter().filter(move |mount| mount.fstype == fstype);
     for hierarchy in of_type("cgroup").filter_map(Hierarchy::of) {
@@ -115,16 +122,13 @@ pub fn mounts(cgroups: &Cgroups, host: &[LiveMount]) -> Result<Vec<Mount>> {
     let has_v2 = of_type("cgroup2").next().is_some();
     match (hierarchies.is_empty(), has_v2) {
         (true, true) => {
-            let mut mount = filesystem(cgroups.target.clone(), c"cgroup2".into(), Vec::new());
-            if cgroups.read_write {
-                mount.attributes &= !MOUNT_ATTR_RDONLY;
+            let mut mount = unified(cgroups, cgroups.target.clone(), place)?;
+            if cgroups.is_writable_on_v2() {
+                mount.attributes.set &= !MOUNT_ATTR_RDONLY;
             }
             Ok(vec![mount])
         }
-        (true, false) => Err(Error::Unsupported {
-            isolator: "filesystem/linux",
-            feature: "a mounted cgroup hierarchy for the mount of type cgroup".to_owned(),
-        }),
+        (true, false) => Err(missing()),
         (false, _) if cgroups.read_write => Err(Error::Config {
             field: "mounts",
             value: format!("{} with option \"rw\"", cgroups.target.to_string_lossy()),
@@ -132,12 +136,17 @@ pub fn mounts(cgroups: &Cgroups, host: &[LiveMount]) -> Result<Vec<Mount>> {
         }),
         (false, _) => {
             hierarchies.retain(Hierarchy::has_own_directory);
-            v1(cgroups, &hierarchies, has_v2)
+            v1(cgroups, &hierarchies, has_v2, place)
         }
     }
 }
 
-fn v1(cgroups: &Cgroups, hierarchies: &[Hierarchy], has_v2: bool) -> Result<Vec<Mount>> {
+fn v1(
+    cgroups: &Cgroups,
+    hierarchies: &[Hierarchy],
+    has_v2: bool,
+    place: &Place<'_>,
+) -> Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     let mut directories: Vec<CString> = Vec::new();
     let mut links = Vec::new();
@@ -151,8 +160,11 @@ fn v1(cgroups: &Cgroups, hierarchies: &[Hierarchy], has_v2: bool) -> Result<Vec<
         if directories.contains(&directory) {
             return Err(unreadable(&hierarchy.directory));
         }
-        let target = below(&directory)?;
-        mounts.push(filesystem(target, c"cgroup".into(), hierarchy.options()?));
+        let kind = match cgroups.own_namespace {
+            true => filesystem(c"cgroup".into(), hierarchy.options()?),
+            false => bound(place(hierarchy.own_controller())?)?,
+        };
+        mounts.push(restricted(below(&directory)?, kind));
         directories.push(directory);
     }
     for hierarchy in hierarchies {
@@ -164,40 +176,63 @@ fn v1(cgroups: &Cgroups, hierarchies: &[Hierarchy], has_v2: bool) -> Result<Vec<
         }
     }
     if has_v2 {
-        let unified: CString = c"unified".into();
-        mounts.push(filesystem(below(&unified)?, c"cgroup2".into(), Vec::new()));
-        directories.push(unified);
+        let name: CString = c"unified".into();
+        mounts.push(unified(cgroups, below(&name)?, place)?);
+        directories.push(name);
     }
     // Its directories and links are there before it is mounted, so it can be read-only from the start.
-    let top = Mount {
-        target: cgroups.target.clone(),
-        kind: MountKind::Devices {
-            nodes: Vec::new(),
-            links,
-            directories,
-            options: vec![(c"mode".into(), Some(c"755".into()))],
-        },
-        attributes: RESTRICTED,
-        recursive_attributes: false,
-        propagation: 0,
-        plain_target: false,
+    let top = MountKind::Devices {
+        nodes: Vec::new(),
+        links,
+        directories,
+        options: vec![(c"mode".into(), Some(c"755".into()))],
     };
-    mounts.insert(0, top);
+    mounts.insert(0, restricted(cgroups.target.clone(), top));
     Ok(mounts)
 }
 
-fn filesystem(target: CString, fstype: CString, options: Vec<(CString, Option<CString>)>) -> Mount {
+fn unified(cgroups: &Cgroups, target: CString, place: &Place<'_>) -> Result<Mount> {
+    let kind = match cgroups.own_namespace {
+        true => filesystem(c"cgroup2".into(), Vec::new()),
+        false => bound(place(None)?)?,
+    };
+    Ok(restricted(target, kind))
+}
+
+fn filesystem(fstype: CString, options: Vec<(CString, Option<CString>)>) -> MountKind {
+    MountKind::Filesystem {
+        source: fstype.clone(),
+        fstype,
+        options,
+        copy_up: false,
+    }
+}
+
+fn bound(directory: Option<PathBuf>) -> Result<MountKind> {
+    Ok(MountKind::Bind {
+        source: directory.ok_or_else(missing)?,
+        recursive: false,
+        plain_source: false,
+        id_map: None,
+        keeps_peers: false,
+    })
+}
+
+fn restricted(target: CString, kind: MountKind) -> Mount {
     Mount {
         target,
-        kind: MountKind::Filesystem {
-            source: fstype.clone(),
-            fstype,
-            options,
-        },
-        attributes: RESTRICTED,
-        recursive_attributes: false,
+        kind,
+        attributes: MountAttributes::setting(RESTRICTED),
+        recursive_attributes: MountAttributes::default(),
         propagation: 0,
         plain_target: false,
+    }
+}
+
+fn missing() -> Error {
+    Error::Unsupported {
+        isolator: "filesystem/linux",
+        feature: "a mounted cgroup hierarchy for the mount of type cgroup".to_owned(),
     }
 }
 
@@ -231,7 +266,17 @@ mod tests {
         Cgroups {
             target: c"/sys/fs/cgroup".into(),
             read_write,
+            read_only: !read_write,
+            own_namespace: true,
         }
+    }
+
+    fn place(controller: Option<&str>) -> Result<Option<PathBuf>> {
+        Ok(Some(Path::new("/cg").join(controller.unwrap_or("unified"))))
+    }
+
+    fn mounts(cgroups: &Cgroups, host: &[LiveMount]) -> Result<Vec<Mount>> {
+        super::mounts(cgroups, host, &place)
     }
 
     const V2: &str = "/sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot";
@@ -241,11 +286,23 @@ mod tests {
 
     #[test]
     fn v2_is_one_mount_and_writable_only_when_asked() {
-        let mounts = |read_write| super::mounts(&wanted(read_write), &table(&[V2])).unwrap();
-        assert_eq!(mounts(false).len(), 1);
-        assert_eq!(mounts(false)[0].attributes, RESTRICTED);
-        assert_eq!(mounts(true)[0].attributes, RESTRICTED & !MOUNT_ATTR_RDONLY);
-        assert!(super::mounts(&wanted(false), &table(&["/ rw - ext4 /dev/a rw"])).is_err());
+        let attributes = |cgroups: &Cgroups| {
+            let mounts = mounts(cgroups, &table(&[V2])).unwrap();
+            assert_eq!(mounts.len(), 1);
+            mounts[0].attributes.set
+        };
+        assert_eq!(attributes(&wanted(false)), RESTRICTED);
+        let writable = RESTRICTED & !MOUNT_ATTR_RDONLY;
+        assert_eq!(attributes(&wanted(true)), writable);
+        // As runtime-spec has it: what is not read-only is writable. But never without a namespace.
+        let mut cgroups = Cgroups {
+            read_write: false,
+            ..wanted(true)
+        };
+        assert_eq!(attributes(&cgroups), writable);
+        cgroups.own_namespace = false;
+        assert_eq!(attributes(&cgroups), RESTRICTED);
+        assert!(mounts(&wanted(false), &table(&["/ rw - ext4 /dev/a rw"])).is_err());
     }
 
     #[test]
@@ -255,7 +312,11 @@ mod tests {
         let host = table(&[CPU, again, SYSTEMD, UNIFIED]);
         assert!(mounts(&wanted(true), &host).is_err());
         let mounts = mounts(&wanted(false), &host).unwrap();
-        assert!(mounts.iter().all(|mount| mount.attributes == RESTRICTED));
+        assert!(
+            mounts
+                .iter()
+                .all(|mount| mount.attributes.set == RESTRICTED)
+        );
         let targets: Vec<_> = mounts.iter().map(|m| m.target.to_str().unwrap()).collect();
         assert_eq!(
             targets,
@@ -283,5 +344,27 @@ mod tests {
             [(c"cpu".into(), None), (c"cpuacct".into(), None)]
         );
         assert_eq!(options(2), []);
+    }
+
+    #[test]
+    fn without_a_namespace_the_containers_own_directories_are_bound() {
+        let cgroups = Cgroups {
+            own_namespace: false,
+            ..wanted(false)
+        };
+        let mounts = mounts(&cgroups, &table(&[CPU, SYSTEMD, UNIFIED])).unwrap();
+        let sources: Vec<_> = mounts
+            .iter()
+            .filter_map(|mount| match &mount.kind {
+                MountKind::Bind { source, .. } => Some(source.to_str().unwrap()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(sources, ["/cg/cpu", "/cg/unified"]);
+        assert!(
+            mounts
+                .iter()
+                .all(|mount| mount.attributes.set == RESTRICTED)
+        );
     }
 }

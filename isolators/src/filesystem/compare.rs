@@ -28,7 +28,8 @@ const RESTRICTIONS: [(u64, &str); 5] = [
 pub fn findings(declaration: &Declaration, live: &Live) -> Vec<Finding> {
     let mut findings = vec![namespaces::compare(ISOLATOR, "mnt", true, live)];
     findings.push(root(declaration, live));
-    findings.push(root_propagation(live));
+    let root_propagation = mounts::root_propagation(declaration);
+    findings.push(self::root_propagation(root_propagation, live));
     if readonly_root(declaration) {
         findings.push(root_readonly(live));
     }
@@ -42,7 +43,7 @@ pub fn findings(declaration: &Declaration, live: &Live) -> Vec<Finding> {
                     continue;
                 }
                 findings.push(match one {
-                    Declared::Mount(mount) => self::mount(mount, live),
+                    Declared::Mount(mount) => self::mount(mount, root_propagation, live),
                     Declared::Cgroups(declared) => cgroups(declared, live),
                 });
             }
@@ -108,19 +109,27 @@ fn root(declaration: &Declaration, live: &Live) -> Finding {
     finding("root file system", declared, words, verdict)
 }
 
-fn root_propagation(live: &Live) -> Finding {
+fn root_propagation(declared: u64, live: &Live) -> Finding {
+    let is_declared = declared & libc::MS_SHARED != 0;
     let (words, verdict) = match live.mounted.get("/") {
         None => (NOT_SEEN.to_owned(), Verdict::Unknown),
-        Some(mount) => match mount
-            .propagation
-            .iter()
-            .find(|field| field.starts_with("shared:"))
-        {
-            Some(shared) => (shared.clone(), Verdict::Weaker),
-            None => ("not shared".to_owned(), Verdict::Match),
+        Some(mount) => match (shared(mount), is_declared) {
+            (Some(shared), true) => (shared.to_owned(), Verdict::Match),
+            (Some(shared), false) => (shared.to_owned(), Verdict::Weaker),
+            (None, true) => ("not shared".to_owned(), Verdict::Stronger),
+            (None, false) => ("not shared".to_owned(), Verdict::Match),
         },
     };
-    finding("root propagation", "not shared", words, verdict)
+    let declared = if is_declared { "shared" } else { "not shared" };
+    finding("root propagation", declared, words, verdict)
+}
+
+/// The peer group of a mount: its mount events reach others.
+fn shared(mount: &LiveMount) -> Option<&str> {
+    let mut fields = mount.propagation.iter();
+    fields
+        .find(|field| field.starts_with("shared:"))
+        .map(String::as_str)
 }
 
 fn root_readonly(live: &Live) -> Finding {
@@ -132,17 +141,27 @@ fn root_readonly(live: &Live) -> Finding {
     finding("root read-only", "read-only", words, verdict)
 }
 
-fn mount(declared: &Mount, live: &Live) -> Finding {
+fn mount(declared: &Mount, root_propagation: u64, live: &Live) -> Finding {
     let target = declared.target.to_string_lossy();
+    let mut is_id_mapped = false;
     let fstype = match &declared.kind {
         MountKind::Filesystem { fstype, .. } => Some(fstype.to_string_lossy().into_owned()),
         MountKind::Devices { .. } => Some("tmpfs".to_owned()),
-        MountKind::Bind { .. } => None,
+        MountKind::Bind { id_map, .. } | MountKind::BindInside { id_map, .. } => {
+            is_id_mapped = id_map.is_some();
+            None
+        }
     };
-    let asked = RESTRICTIONS
-        .iter()
-        .filter(|(bit, _)| declared.attributes & bit != 0);
-    let asked: Vec<&str> = asked.map(|(_, word)| *word).collect();
+    let below = declared.recursive_attributes;
+    let here = declared.attributes.set & !below.clear | below.set;
+    let words_of = |bits: u64| {
+        let set = RESTRICTIONS.iter().filter(move |(bit, _)| bits & bit != 0);
+        let words = set.map(|(_, word)| *word);
+        words
+            .chain(is_id_mapped.then_some("idmapped"))
+            .collect::<Vec<_>>()
+    };
+    let asked = words_of(here);
     let words = [&[fstype.as_deref().unwrap_or("bind")][..], &asked]
         .concat()
         .join(",");
@@ -155,7 +174,8 @@ fn mount(declared: &Mount, live: &Live) -> Finding {
         };
         return finding(item, words, "nothing is mounted there", verdict);
     };
-    let lacks = |mount: &LiveMount| asked.iter().any(|word| !restricts(mount, word));
+    let lacks =
+        |mount: &LiveMount, asked: &[&str]| asked.iter().any(|word| !restricts(mount, word));
     let mut verdict = match RESTRICTIONS
         .iter()
         .any(|(_, word)| restricts(mount, word) && !asked.contains(word))
@@ -164,16 +184,26 @@ fn mount(declared: &Mount, live: &Live) -> Finding {
         false => Verdict::Match,
     };
     let mut seen = in_words(mount);
-    if lacks(mount) || fstype.is_some_and(|fstype| fstype != mount.fstype) {
+    if lacks(mount, &asked) || fstype.is_some_and(|fstype| fstype != mount.fstype) {
         verdict = Verdict::Weaker;
     }
-    if declared.recursive_attributes {
-        let below = |other: &&LiveMount| mount.has_below(&other.target);
-        let mut below = live.mounted.values().filter(below);
-        if let Some(open) = below.find(|mount| lacks(mount)) {
-            seen = format!("{seen}, but {} is {}", open.target, in_words(open));
-            verdict = Verdict::Weaker;
-        }
+    // A peer group is declared for the mount itself, or for all of the root.
+    let all_shared = libc::MS_SHARED | libc::MS_REC;
+    let may_be_shared = declared.propagation & libc::MS_SHARED != 0
+        || declared.propagation == 0 && root_propagation & all_shared == all_shared;
+    if let (Some(shared), false) = (shared(mount), may_be_shared) {
+        seen = format!("{seen}, {shared}");
+        verdict = Verdict::Weaker;
+    }
+    let asked_below: Vec<_> = words_of(below.set)
+        .into_iter()
+        .filter(|word| *word != "idmapped")
+        .collect();
+    let is_below = |other: &&LiveMount| mount.has_below(&other.target);
+    let mut all_below = live.mounted.values().filter(is_below);
+    if let Some(open) = all_below.find(|mount| lacks(mount, &asked_below)) {
+        seen = format!("{seen}, but {} is {}", open.target, in_words(open));
+        verdict = Verdict::Weaker;
     }
     finding(item, words, seen, verdict)
 }
@@ -182,21 +212,23 @@ fn mount(declared: &Mount, live: &Live) -> Finding {
 /// observer's cgroup namespace, so `/` there means that the container sees all that the observer sees.
 fn cgroups(declared: &Cgroups, live: &Live) -> Finding {
     let target = declared.target.to_string_lossy();
-    let words = match declared.read_write {
-        true => "its own cgroups, nosuid,nodev,noexec",
-        false => "its own cgroups, ro,nosuid,nodev,noexec",
-    };
     let top = live.mounted.get(target.as_ref());
     let is_cgroup = |mount: &&LiveMount| {
         let is_here = top.is_some_and(|top| *top == **mount || top.has_below(&mount.target));
         is_here && matches!(mount.fstype.as_str(), "cgroup" | "cgroup2")
     };
     let found: Vec<_> = live.mounted.values().filter(is_cgroup).collect();
+    let has_v1 = found.iter().any(|mount| mount.fstype == "cgroup");
+    let writable = declared.is_writable_on_v2() && !has_v1;
+    let words = match writable {
+        true => "its own cgroups, nosuid,nodev,noexec",
+        false => "its own cgroups, ro,nosuid,nodev,noexec",
+    };
     let mut faults = Vec::new();
     for mount in &found {
         let wanted = ["nosuid", "nodev", "noexec"]
             .iter()
-            .chain((!declared.read_write).then_some(&"ro"));
+            .chain((!writable).then_some(&"ro"));
         let missing: Vec<_> = wanted
             .filter(|word| !restricts(mount, word))
             .copied()

@@ -4,12 +4,13 @@
 //! process. The one thing on the host is the writable layer of an overlay, whose path the declaration names.
 
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::mounts::{self, Declared};
-use super::{cgroup, compare, look, writable};
+use super::{cgroup, compare, devices, look, writable};
+use crate::cgroups::directory::Directory;
 use crate::declaration::{ContainerId, Declaration, RootFilesystem};
 use crate::error::{Error, Result};
 use crate::isolator::Isolator;
@@ -26,12 +27,15 @@ impl Isolator for LinuxFilesystem {
         "filesystem/linux"
     }
 
-    fn prepare(&self, _: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
+    fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let kind = LinuxNamespaceType::Mount;
         // A path is refused there; that it is listed does not matter, a container always has its own.
         namespaces::prepare(declaration, kind)?;
         check_propagation(declaration)?;
+        warn_of_relative_targets(declaration);
         let declared = mounts::declared(declaration)?;
+        let (device_nodes, device_links) = devices::in_place(declaration, &declared)?;
+        let place = |controller: Option<&str>| own_cgroup(id, declaration, controller);
         let masked_paths = paths("linux.maskedPaths", masked(declaration))?;
         let readonly_paths = paths("linux.readonlyPaths", readonly(declaration))?;
         let mut mounts = Vec::new();
@@ -39,16 +43,28 @@ impl Isolator for LinuxFilesystem {
             match one {
                 Declared::Mount(mount) => mounts.push(mount),
                 Declared::Cgroups(cgroups) => {
-                    mounts.extend(cgroup::mounts(&cgroups, &host_mounts()?)?)
+                    mounts.extend(cgroup::mounts(&cgroups, &host_mounts()?, &place)?)
                 }
             }
         }
-        let has_own_dev = mounts
-            .iter()
-            .any(|mount| mount.target.as_c_str() == c"/dev");
+        // Without a /dev of its own the container lives with the nodes of the tree.
+        let no_devices = device_nodes.is_empty()
+            && mounts
+                .iter()
+                .any(|mount| mount.target.as_c_str() == c"/dev");
+        let propagation = mounts::root_propagation(declaration);
+        let bind = |source: &Path| RootMount::Bind {
+            source: source.to_owned(),
+            attributes: match no_devices {
+                true => libc::MOUNT_ATTR_NODEV,
+                false => 0,
+            },
+            // What becomes shared in the end gets peers of its own.
+            private: propagation & libc::MS_SLAVE == 0 && propagation != 0,
+        };
         let rootfs = match &declaration.rootfs {
-            RootFilesystem::Host => bind(Path::new("/"), has_own_dev),
-            RootFilesystem::Directory(directory) => bind(directory, has_own_dev),
+            RootFilesystem::Host => bind(Path::new("/")),
+            RootFilesystem::Directory(directory) => bind(directory),
             // Nodes come from /dev alone: one in a layer, or made by the workload, is dead.
             RootFilesystem::Overlay(overlay) => RootMount::Overlay {
                 overlay: overlay.clone(),
@@ -64,6 +80,12 @@ impl Isolator for LinuxFilesystem {
             namespaces: vec![kind],
             rootfs: Some(rootfs),
             mounts,
+            device_nodes,
+            device_links,
+            root_propagation: match propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) {
+                0 => 0,
+                _ => propagation,
+            },
             masked_paths,
             readonly_paths,
             readonly_root: readonly_root(declaration),
@@ -136,15 +158,25 @@ pub(super) fn readonly_root(declaration: &Declaration) -> bool {
     root.is_some_and(|root| root.readonly() == Some(true))
 }
 
-fn bind(source: &Path, has_own_dev: bool) -> RootMount {
-    RootMount::Bind {
-        source: source.to_owned(),
-        // Without a /dev of its own the container lives with the nodes of the tree.
-        attributes: if has_own_dev {
-            libc::MOUNT_ATTR_NODEV
-        } else {
-            0
-        },
+/// The container's own directory for a v1 controller, or in the unified hierarchy.
+fn own_cgroup(
+    id: &ContainerId,
+    declaration: &Declaration,
+    controller: Option<&str>,
+) -> Result<Option<PathBuf>> {
+    let placement = &declaration.cgroups;
+    let directory = match controller {
+        Some(controller) => Directory::of(controller, id, placement)?,
+        None => Directory::unified(id, placement)?,
+    };
+    Ok(directory.map(|directory| directory.path().to_owned()))
+}
+
+fn warn_of_relative_targets(declaration: &Declaration) {
+    let mounts = declaration.spec.mounts().iter().flatten();
+    for mount in mounts.filter(|mount| !mount.destination().is_absolute()) {
+        let destination = mount.destination().display();
+        tracing::warn!(%destination, "a mount destination is relative, taking it from /");
     }
 }
 
@@ -155,29 +187,35 @@ fn host_mounts() -> Result<Vec<crate::live::LiveMount>> {
 }
 
 fn paths(field: &'static str, paths: &[String]) -> Result<Vec<CString>> {
-    let path = |path: &String| {
-        let absolute = CString::new(path.as_str())
-            .ok()
-            .filter(|_| path.starts_with('/'));
-        absolute.ok_or_else(|| Error::Config {
+    let mut known = Vec::with_capacity(paths.len());
+    for path in paths {
+        let absolute = Path::new(path).is_absolute() && !path.contains('\0');
+        let normal = mounts::normal(Path::new(path)).filter(|_| absolute);
+        let normal = normal.ok_or_else(|| Error::Config {
             field,
             value: format!("{path:?}"),
-            rule: "each has to be an absolute path".to_owned(),
-        })
-    };
-    paths.iter().map(path).collect()
+            rule: "each has to be an absolute path below the root".to_owned(),
+        })?;
+        // Twice would be two mounts, one on the other.
+        if !known.contains(&normal) {
+            known.push(normal);
+        }
+    }
+    Ok(known)
 }
 
-/// A container whose root is shared could mount into the host: runtime-spec config-linux "rootfsPropagation".
+/// The root mount is never a peer of the host's, whatever it becomes: runtime-spec config-linux "rootfsPropagation".
 fn check_propagation(declaration: &Declaration) -> Result<()> {
     let linux = declaration.spec.linux().as_ref();
     let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
-    match propagation.unwrap_or_default() {
-        "" | "private" | "rprivate" | "slave" | "rslave" => Ok(()),
-        other => Err(Error::Config {
-            field: "linux.rootfsPropagation",
-            value: other.to_owned(),
-            rule: "this version has private, rprivate, slave and rslave".to_owned(),
-        }),
+    let propagation = propagation.unwrap_or_default();
+    if propagation.is_empty() || mounts::root_propagation(declaration) != 0 {
+        return Ok(());
     }
+    Err(Error::Config {
+        field: "linux.rootfsPropagation",
+        value: propagation.to_owned(),
+        rule: "it is not supported: use private, slave, shared or unbindable, or one of these with an r in front"
+            .to_owned(),
+    })
 }

@@ -5,8 +5,11 @@
 //! RESOLVE_IN_ROOT and used through the descriptor.
 
 mod attribute;
+mod copy;
+mod device;
 mod hook;
 mod mount;
+mod place;
 mod procfs;
 pub mod seccomp;
 mod terminal;
@@ -14,9 +17,9 @@ mod terminal;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::report::Record;
 use super::step::{Create, Execute, Ids, Step};
@@ -31,6 +34,8 @@ struct Context<'a> {
     /// A detached procfs of the container's own namespaces, which no mount of the image or of another container can
     /// cover: every write to /proc/sys and /proc/self goes there.
     proc: Option<OwnedFd>,
+    /// What hides paths.
+    masks: mount::Masks,
 }
 
 impl Context<'_> {
@@ -46,6 +51,7 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         socket,
         starter: None,
         proc: None,
+        masks: mount::Masks::default(),
     };
     for (index, step) in steps.iter().enumerate() {
         if let Err(errno) = apply(step, &mut context) {
@@ -106,17 +112,19 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
             let (target, options) = (target.as_c_str(), options.as_c_str());
             rustix::mount::mount(c"overlay", target, c"overlay", flags, options)
         }
-        Step::AttachRoot { tree, target, .. } => {
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            rustix::mount::move_mount(tree, c"", CWD, target.as_c_str(), flags)
-        }
+        Step::AttachRoot { tree, target, .. } => mount::attach_root(tree, target),
         Step::EnterRoot(path) => rustix::process::chdir(path.as_c_str()),
         Step::Mount(mount) => mount::mount_inside(mount),
-        Step::Mask { path, null } => mount::mask(path, null.as_fd()),
+        Step::Device(one) => device::make(one),
+        Step::Link { path, to, replace } => device::link(path, to, *replace),
+        Step::ReadonlyMount(path) => mount::make_mount_readonly(path),
+        Step::NullDevice(tree) => context.masks.hold_null(tree.as_ref()),
+        Step::Mask(path) => context.masks.mask(path),
+        Step::OwnPropagation(flags) => mount::set_own_propagation(*flags),
         Step::ReadonlyPath(path) => mount::make_readonly(path),
         Step::PivotRoot => mount::pivot_root(),
         Step::MakeDirectory(path) => {
-            mount::resolve_or_make(path, Create::Directory, ResolveFlags::IN_ROOT).map(drop)
+            place::resolve_or_make(path, Create::Directory, false).map(drop)
         }
         Step::ReadonlyRoot => mount::readonly_root(),
         Step::PrivateProc => {

@@ -1,89 +1,52 @@
 //! The mounts of a launch, from inside: places are resolved in the new root, and what was prepared is put on them.
 //!
-//! Paths of the image are never trusted: each is resolved by openat2(2) with RESOLVE_IN_ROOT and used through the
-//! descriptor. Nothing here allocates.
+//! Nothing here allocates.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
 
-use crate::launch::step::{Create, MountSource, MountStep};
-use crate::launch::sys;
-
-/// Opens an absolute path of the container as a place, never leaving the root (the working directory until the
-/// pivot, `/` after it).
-fn resolve(path: &CStr, extra: ResolveFlags) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(
-        CWD,
-        path,
-        flags,
-        Mode::empty(),
-        ResolveFlags::NO_MAGICLINKS | extra,
-    )
-}
-
-/// As [`resolve`], and makes what is missing, part by part, each inside the directory that the part before led to.
-pub(super) fn resolve_or_make(
-    path: &CStr,
-    create: Create,
-    extra: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
-    match resolve(path, ResolveFlags::IN_ROOT | extra) {
-        Err(Errno::NOENT) if create != Create::Nothing => {}
-        other => return other,
-    }
-    let bytes = path.to_bytes();
-    let mut parent = resolve(c".", ResolveFlags::IN_ROOT)?;
-    let mut end = 0;
-    while end < bytes.len() {
-        let start = end + bytes[end..].iter().take_while(|b| **b == b'/').count();
-        end = start + bytes[start..].iter().take_while(|b| **b != b'/').count();
-        if start == end {
-            break;
-        }
-        let mut prefix = [0u8; libc::PATH_MAX as usize];
-        let mut name = [0u8; 256];
-        let prefix = c_string(&mut prefix, &bytes[..end])?;
-        let name = c_string(&mut name, &bytes[start..end])?;
-        let rest_is_empty = bytes[end..].iter().all(|b| *b == b'/');
-        parent = match resolve(prefix, ResolveFlags::IN_ROOT | extra) {
-            Err(Errno::NOENT) => {
-                if rest_is_empty && create == Create::File {
-                    let flags = OFlags::CREATE
-                        | OFlags::EXCL
-                        | OFlags::WRONLY
-                        | OFlags::NOFOLLOW
-                        | OFlags::CLOEXEC;
-                    rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
-                } else {
-                    rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
-                }
-                resolve(prefix, ResolveFlags::IN_ROOT | extra)?
-            }
-            other => other?,
-        };
-    }
-    Ok(parent)
-}
-
-/// Copies `bytes` into `buffer` as a C string.
-fn c_string<'a>(buffer: &'a mut [u8], bytes: &[u8]) -> Result<&'a CStr, Errno> {
-    let room = buffer.get_mut(..=bytes.len()).ok_or(Errno::NAMETOOLONG)?;
-    room[..bytes.len()].copy_from_slice(bytes);
-    room[bytes.len()] = 0;
-    CStr::from_bytes_with_nul(room).map_err(|_| Errno::INVAL)
-}
+use super::copy;
+use super::place::{Place, resolve, resolve_or_make};
+use crate::launch::step::{Create, MountSource, MountStep, OpenTree, Tree};
+use crate::launch::{sys, tree};
 
 /// Puts a detached mount on a place that was resolved before.
 pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, c"", place, c"", flags)
+}
+
+pub(super) fn attach_root(tree: &Tree, target: &CStr) -> Result<(), Errno> {
+    let opened;
+    let tree = match tree {
+        Tree::Ready(tree) => tree,
+        Tree::OfHost(open) | Tree::Inside(open) => {
+            opened = open_of_host(open)?;
+            &opened
+        }
+    };
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(tree, c"", CWD, target, flags)
+}
+
+/// Until the pivot an absolute path is the host's.
+fn open_of_host(open: &OpenTree) -> Result<OwnedFd, Errno> {
+    let tree = tree::open(&open.path, open.recursive, open.plain)?;
+    tree::change(tree.as_fd(), &open.changes)?;
+    Ok(tree)
+}
+
+fn open_inside(open: &OpenTree) -> Result<OwnedFd, Errno> {
+    let place = resolve(&open.path, ResolveFlags::empty())?;
+    let tree = tree::copy(place.as_fd(), open.recursive)?;
+    tree::change(tree.as_fd(), &open.changes)?;
+    Ok(tree)
 }
 
 /// EXDEV for a place in procfs, sysfs or a cgroup file system, EBUSY for the root itself.
@@ -99,89 +62,205 @@ fn refuse_kernel_places(place: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
-    let extra = if mount.plain_target {
-        ResolveFlags::NO_SYMLINKS
-    } else {
-        ResolveFlags::empty()
+fn is_directory(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mode = rustix::fs::fstat(file)?.st_mode;
+    Ok(FileType::from_raw_mode(mode) == FileType::Directory)
+}
+
+/// Where a mount goes.
+fn place_of(mount: &MountStep, directory: bool) -> Result<Place, Errno> {
+    let create = match (mount.create, directory) {
+        (false, _) => Create::Nothing,
+        (true, true) => Create::Directory,
+        (true, false) => Create::File,
     };
-    let place = resolve_or_make(&mount.target, mount.create, extra)?;
+    let place = resolve_or_make(&mount.target, create, mount.plain_target)?;
     if !mount.may_cover_kernel {
-        refuse_kernel_places(place.as_fd())?;
+        refuse_kernel_places(place.file.as_fd())?;
     }
+    Ok(place)
+}
+
+pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
     match &mount.source {
         MountSource::Tree { tree, .. } => {
-            if mount.attributes != 0 {
-                sys::set_mount_attributes(tree.as_fd(), mount.attributes, mount.recursive)?;
-            }
-            if mount.propagation != 0 {
-                sys::set_mount_propagation(tree.as_fd(), mount.propagation)?;
-            }
-            attach(tree.as_fd(), place.as_fd())
+            let opened;
+            let tree = match tree {
+                Tree::Ready(tree) => tree,
+                Tree::OfHost(open) => {
+                    opened = open_of_host(open)?;
+                    &opened
+                }
+                Tree::Inside(open) => {
+                    opened = open_inside(open)?;
+                    &opened
+                }
+            };
+            let place = place_of(mount, is_directory(tree.as_fd())?)?;
+            attach(tree.as_fd(), place.file.as_fd())
         }
         MountSource::New {
             fstype,
             source,
             options,
+            attributes,
+            propagation,
+            inherit_mode,
+            copy_up,
         } => {
+            let place = place_of(mount, true)?;
             let context = rustix::mount::fsopen(fstype.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
             rustix::mount::fsconfig_set_string(&context, c"source", source.as_c_str())?;
-            for (key, value) in options {
-                match value {
-                    Some(value) => {
-                        rustix::mount::fsconfig_set_string(
-                            &context,
-                            key.as_c_str(),
-                            value.as_c_str(),
-                        )?;
-                    }
-                    None => rustix::mount::fsconfig_set_flag(&context, key.as_c_str())?,
+            if *inherit_mode && place.existed {
+                let mode = rustix::fs::fstat(&place.file)?.st_mode;
+                let text = octal(mode & 0o7777);
+                let text = CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?;
+                rustix::mount::fsconfig_set_string(&context, c"mode", text)?;
+            }
+            configure(context.as_fd(), options)?;
+            rustix::mount::fsconfig_create(&context)?;
+            let flags = MountAttrFlags::from_bits_retain(*attributes as u32);
+            // Read-only only after it is filled.
+            let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+            let at_first = if *copy_up { flags - read_only } else { flags };
+            let made = FsMountFlags::FSMOUNT_CLOEXEC;
+            let made = rustix::mount::fsmount(&context, made, at_first)?;
+            if *copy_up {
+                copy::directory(place.file.as_fd(), made.as_fd())?;
+                sys::set_mount_attributes(made.as_fd(), *attributes, false)?;
+            }
+            if *propagation != 0 {
+                sys::set_mount_propagation(made.as_fd(), *propagation)?;
+            }
+            attach(made.as_fd(), place.file.as_fd())
+        }
+        MountSource::Whole {
+            fstype,
+            source,
+            options,
+            flags,
+            propagation,
+        } => {
+            let place = place_of(mount, true)?;
+            let flags = MountFlags::from_bits_retain(*flags as u32);
+            let root = resolve(c"/", ResolveFlags::empty())?;
+            // mount(2) knows paths only, and this one cannot be led astray.
+            rustix::process::fchdir(&place.file)?;
+            let options = options.as_c_str();
+            let mounted =
+                rustix::mount::mount(source.as_c_str(), c".", fstype.as_c_str(), flags, options);
+            rustix::process::fchdir(&root)?;
+            mounted?;
+            match *propagation {
+                0 => Ok(()),
+                propagation => {
+                    let made = resolve(&mount.target, ResolveFlags::empty())?;
+                    sys::set_mount_propagation(made.as_fd(), propagation)
                 }
             }
-            rustix::mount::fsconfig_create(&context)?;
-            let attributes = MountAttrFlags::from_bits_retain(mount.attributes as u32);
-            let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-            if mount.propagation != 0 {
-                sys::set_mount_propagation(made.as_fd(), mount.propagation)?;
-            }
-            attach(made.as_fd(), place.as_fd())
         }
     }
 }
 
-/// Hides a path; one that does not exist needs no hiding.
-pub(super) fn mask(path: &CStr, null: BorrowedFd<'_>) -> Result<(), Errno> {
-    let place = match resolve(path, ResolveFlags::IN_ROOT) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
-    if kind != FileType::Directory {
-        return attach(null, place.as_fd());
+fn configure(context: BorrowedFd<'_>, options: &[(CString, Option<CString>)]) -> Result<(), Errno> {
+    for (key, value) in options {
+        let key = key.as_c_str();
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(context, key, value.as_c_str())?,
+            None => rustix::mount::fsconfig_set_flag(context, key)?,
+        }
     }
+    Ok(())
+}
+
+/// Four octal digits and a NUL byte.
+fn octal(mode: u32) -> [u8; 5] {
+    let digit = |shift: u32| b'0' + (mode >> shift & 7) as u8;
+    [digit(9), digit(6), digit(3), digit(0), 0]
+}
+
+/// What hides paths: one mount of each kind. It is moved to the first path and copied from there to the others.
+#[derive(Default)]
+pub(super) struct Masks {
+    null: Mask,
+    empty: Mask,
+}
+
+#[derive(Default)]
+struct Mask {
+    mount: Option<OwnedFd>,
+    is_attached: bool,
+}
+
+impl Mask {
+    fn put(&mut self, place: BorrowedFd<'_>) -> Result<(), Errno> {
+        let mount = self.mount.as_ref().ok_or(Errno::BADF)?;
+        if self.is_attached {
+            let copy = tree::copy(mount.as_fd(), false)?;
+            return attach(copy.as_fd(), place);
+        }
+        attach(mount.as_fd(), place)?;
+        self.is_attached = true;
+        Ok(())
+    }
+}
+
+impl Masks {
+    /// Keeps the null device of the host, or opens it.
+    pub(super) fn hold_null(&mut self, tree: Option<&OwnedFd>) -> Result<(), Errno> {
+        self.null.mount = Some(match tree {
+            Some(tree) => rustix::io::fcntl_dupfd_cloexec(tree, 3)?,
+            None => tree::null_device()?,
+        });
+        Ok(())
+    }
+
+    /// Hides a path; one that does not exist needs no hiding.
+    pub(super) fn mask(&mut self, path: &CStr) -> Result<(), Errno> {
+        let place = match resolve(path, ResolveFlags::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
+        if !is_directory(place.as_fd())? {
+            return self.null.put(place.as_fd());
+        }
+        if self.empty.mount.is_none() {
+            self.empty.mount = Some(empty_directory()?);
+        }
+        self.empty.put(place.as_fd())
+    }
+}
+
+fn empty_directory() -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&context, c"nr_blocks", c"1")?;
     rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"1")?;
+    // Of the file system, too: no mount of it will ever be writable.
+    rustix::mount::fsconfig_set_flag(&context, c"ro")?;
     rustix::mount::fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let empty = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    attach(empty.as_fd(), place.as_fd())
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Covers a path with a read-only view of itself; one that does not exist cannot be written.
+/// Covers a path with a read-only view of itself; one that does not exist cannot be written. Other flags, locked ones
+/// too, stay as they are.
 pub(super) fn make_readonly(path: &CStr) -> Result<(), Errno> {
-    let place = match resolve(path, ResolveFlags::IN_ROOT) {
+    let place = match resolve(path, ResolveFlags::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         other => other?,
     };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let flags = flags | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
-    let view = rustix::mount::open_tree(&place, c"", flags)?;
+    let view = tree::copy(place.as_fd(), true)?;
     sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, true)?;
     attach(view.as_fd(), place.as_fd())
+}
+
+/// The mount whose root is at a path becomes read-only.
+pub(super) fn make_mount_readonly(path: &CStr) -> Result<(), Errno> {
+    let mount = resolve(path, ResolveFlags::empty())?;
+    sys::set_mount_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
 }
 
 /// The working directory becomes `/`, and what was `/` is gone from this mount namespace.
@@ -191,7 +270,13 @@ pub(super) fn pivot_root() -> Result<(), Errno> {
     rustix::process::chdir(c"/")
 }
 
+/// After the pivot: before it a shared root could not be moved.
+pub(super) fn set_own_propagation(propagation: u64) -> Result<(), Errno> {
+    let root = resolve(c"/", ResolveFlags::empty())?;
+    sys::set_mount_propagation(root.as_fd(), propagation)
+}
+
 pub(super) fn readonly_root() -> Result<(), Errno> {
-    let root = resolve(c"/", ResolveFlags::IN_ROOT)?;
+    let root = resolve(c"/", ResolveFlags::empty())?;
     sys::set_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use super::mount;
+use super::{mount, place};
 use crate::launch::Terminal;
 use crate::launch::report::Record;
 use crate::launch::step::Create;
@@ -38,13 +38,12 @@ pub(super) fn open(terminal: Terminal, uid: u32, socket: BorrowedFd<'_>) -> Resu
     // Made by us a moment ago: no file of anybody else changes its owner.
     rustix::fs::fchown(&peer, Some(rustix::fs::Uid::from_raw(uid)), None)?;
     if terminal.is_console {
-        let place =
-            mount::resolve_or_make(c"/dev/console", Create::File, ResolveFlags::NO_SYMLINKS)?;
+        let place = place::resolve_or_make(c"/dev/console", Create::File, true)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = rustix::mount::open_tree(&peer, c"", flags)?;
-        mount::attach(tree.as_fd(), place.as_fd())?;
+        mount::attach(tree.as_fd(), place.file.as_fd())?;
     }
     send(socket, ours.as_fd())?;
     sys::make_controlling_terminal(peer.as_fd())?;

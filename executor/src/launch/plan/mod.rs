@@ -3,21 +3,23 @@
 //! After this nothing is looked up by name any more: bind sources are detached trees, cgroup files are open, strings are
 //! laid out for execve(2). The list can be printed, asserted on without root, and made to fail at any step.
 
+mod devices;
 mod mount;
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
 
 use super::error::{Error, Result};
 use super::report::Point;
 use super::step::{Execute, Ids, Step};
-use super::sys::{self, StringArray};
+use super::sys::StringArray;
+use super::tree;
 use super::{Handover, Stdio, id_maps};
 
 /// What a launch has beside the declaration.
@@ -53,6 +55,7 @@ pub fn steps(
         .join_namespaces
         .iter()
         .any(|(kind, _)| *kind == user_namespace);
+    let ground = mount::Ground::new(declaration, &info);
 
     let mut steps = Vec::with_capacity(64);
     // Before anything that needs an id.
@@ -112,27 +115,27 @@ pub fn steps(
     // Without `filesystem/linux` the container stays on the host's mounts.
     if let Some(root) = info.rootfs {
         steps.push(Step::RootPropagation);
-        steps.push(mount::root_step(root, &target)?);
+        steps.push(ground.root_step(root, &target)?);
         steps.push(Step::EnterRoot(target));
         // The order of the configuration counts (runtime-spec "mounts").
-        for mount in info.mounts {
-            steps.push(Step::Mount(mount::mount_step(mount, own_root)?));
+        let late = ground.mount_steps(info.mounts, &info.device_nodes, &mut steps)?;
+        ground.device_steps(info.device_nodes, info.device_links, &mut steps);
+        // The host's device is gone after the pivot.
+        if !info.masked_paths.is_empty() {
+            steps.push(ground.null_device()?);
         }
-        // Before the pivot, while the tree is still reached from the working directory; after all mounts.
-        for path in info.masked_paths {
-            steps.push(Step::Mask {
-                path,
-                null: null_device()?,
-            });
-        }
-        steps.extend(info.readonly_paths.into_iter().map(Step::ReadonlyPath));
         let waits = handover.waits_when_mounted || !handover.create_hooks.is_empty();
         steps.extend(waits.then_some(Step::Rendezvous(Point::Mounted)));
         steps.extend(handover.create_hooks.into_iter().map(Step::Hook));
         steps.push(Step::PivotRoot);
+        steps.extend(mount::own_propagation(info.root_propagation));
         if own_root {
             steps.push(Step::MakeDirectory(directory.clone()));
         }
+        steps.extend(late);
+        // After all mounts, and in one way with those: nothing is covered that is not seen.
+        steps.extend(info.masked_paths.into_iter().map(Step::Mask));
+        steps.extend(info.readonly_paths.into_iter().map(Step::ReadonlyPath));
     }
     let user = process.user();
     let uid = user.uid();
@@ -254,27 +257,14 @@ fn join_cgroup(directory: &Path) -> Result<Step> {
     })
 }
 
-/// A detached mount of the host's null device, checked to be one: what it hides must not become readable by
-/// somebody having put another file there (CVE-2025-31133). Read-only, so that nobody inside changes the node's mode.
 fn null_device() -> Result<OwnedFd> {
-    let path = Path::new("/dev/null");
-    let failed = |errno: rustix::io::Errno| Error::Open {
-        path: path.to_owned(),
-        source: errno.into(),
-    };
-    let tree = mount::open_tree(path, false, false)?;
-    let status = rustix::fs::fstat(&tree).map_err(failed)?;
-    if !is_null_device(&status) {
-        return Err(Error::NotTheNullDevice);
-    }
-    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    sys::set_mount_attributes(tree.as_fd(), attributes, false).map_err(failed)?;
-    Ok(tree)
-}
-
-fn is_null_device(status: &rustix::fs::Stat) -> bool {
-    FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
-        && status.st_rdev == rustix::fs::makedev(1, 3)
+    tree::null_device().map_err(|errno| match errno {
+        rustix::io::Errno::NODEV => Error::NotTheNullDevice,
+        errno => Error::Open {
+            path: "/dev/null".into(),
+            source: errno.into(),
+        },
+    })
 }
 
 /// A standard descriptor that is the host's null device becomes one through a read-only mount: through the other anybody
@@ -285,7 +275,7 @@ fn without_host_null(descriptor: OwnedFd) -> Result<OwnedFd> {
         source: errno.into(),
     };
     let status = rustix::fs::fstat(&descriptor).map_err(failed)?;
-    if !is_null_device(&status) {
+    if !tree::is_null_device(&status) {
         return Ok(descriptor);
     }
     let mode = rustix::fs::fcntl_getfl(&descriptor).map_err(failed)? & OFlags::RWMODE;

@@ -1,93 +1,513 @@
 //! The mounts of a launch, from outside: every source of the host is opened and every tree is filled before the clone.
+//!
+//! Where we are not root of the host, what needs its privilege is left to the child, which has them in its own user
+//! namespace.
 
-use std::ffi::{CString, OsStr};
+use std::cell::OnceCell;
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
-use tepui_isolators::Overlay;
-use tepui_isolators::launch_info::{DeviceNode, Mount, MountKind, RootMount};
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tepui_isolators::launch_info::{
+    DeviceNode, IdMaps, Mount, MountAttributes, MountIdMap, MountKind, RootMount,
+};
+use tepui_isolators::{ContainerLaunchInfo, Declaration, Overlay, RootFilesystem};
 
-use super::{c_path, c_string};
+use super::devices;
+use super::{c_path, c_string, null_device};
 use crate::launch::error::{Error, Result};
-use crate::launch::step::{Create, MountSource, MountStep, Step};
-use crate::launch::sys;
+use crate::launch::step::{DeviceStep, MountSource, MountStep, OpenTree, Step, Tree};
+use crate::launch::tree::{self, Changes};
+use crate::launch::user_namespace::{self, LockedMounts};
 
 /// The longest option string that mount(2) takes: one page, with its end mark.
 const MOUNT_OPTIONS_LIMIT: usize = 4095;
 
-/// A detached copy of a tree of the host. It is a slave of the original from the start: where the host's mounts are
-/// shared, nothing that is mounted on the copy may appear on the host.
-pub(super) fn open_tree(path: &Path, recursive: bool, plain: bool) -> Result<OwnedFd> {
-    let failed = |errno: rustix::io::Errno| Error::Open {
-        path: path.to_owned(),
-        source: errno.into(),
-    };
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = match plain {
-        false => rustix::mount::open_tree(CWD, path, flags),
-        // A workload may have put a link there since it was looked at.
-        true => {
-            let open = OFlags::PATH | OFlags::CLOEXEC;
-            let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            rustix::fs::openat2(CWD, path, open, Mode::empty(), resolve).and_then(|place| {
-                rustix::mount::open_tree(place, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
-            })
-        }
-    };
-    let tree = tree.map_err(failed)?;
-    sys::set_mount_propagation(tree.as_fd(), libc::MS_SLAVE | libc::MS_REC).map_err(failed)?;
-    Ok(tree)
+/// The longest value that fsconfig(2) takes, with its end mark.
+const FSCONFIG_LIMIT: usize = 256;
+
+/// What the mounts of a container have in common.
+#[derive(Debug)]
+pub(super) struct Ground {
+    /// Whether the root is not the host's.
+    own_root: bool,
+    /// Whether the container has a user namespace of its own.
+    user_namespace: bool,
+    /// The maps of a new one.
+    id_maps: Option<IdMaps>,
+    /// The path of one that is joined.
+    joined: Option<PathBuf>,
+    /// Whether its network namespace is made by it, so that its user namespace may mount a sysfs of it.
+    own_network: bool,
+    locked: OnceCell<LockedMounts>,
 }
 
-pub(super) fn root_step(root: RootMount, target: &CString) -> Result<Step> {
-    match root {
-        RootMount::Bind { source, attributes } => {
-            let tree = open_tree(&source, true, false)?;
-            if attributes != 0 {
-                sys::set_mount_attributes(tree.as_fd(), attributes, true).map_err(|errno| {
-                    Error::Open {
-                        path: source.clone(),
-                        source: errno.into(),
-                    }
-                })?;
-            }
-            Ok(Step::AttachRoot {
-                source: c_path(&source)?,
-                tree,
-                target: target.clone(),
-            })
-        }
-        RootMount::Overlay { overlay, flags } => {
-            let escape = |path: &Path| {
-                let text = path.as_os_str().to_string_lossy();
-                text.replace('\\', "\\\\").replace(',', "\\,")
-            };
-            let writable = relative_to_layers(&overlay);
-            let options = format!(
-                "lowerdir={},upperdir={},workdir={}",
-                overlay.lower.join(":"),
-                escape(&writable.join("upper")),
-                escape(&writable.join("work"))
-            );
-            if options.len() > MOUNT_OPTIONS_LIMIT {
-                return Err(Error::TooManyLayers {
-                    count: overlay.lower.len(),
-                    length: options.len(),
-                });
-            }
-            Ok(Step::MountOverlay {
-                layers: c_path(&overlay.layers)?,
-                target: target.clone(),
-                options: c_string(OsStr::new(&options))?,
-                flags,
-            })
+impl Ground {
+    pub(super) fn new(declaration: &Declaration, info: &ContainerLaunchInfo) -> Self {
+        let is_user =
+            |(kind, _): &&(LinuxNamespaceType, PathBuf)| *kind == LinuxNamespaceType::User;
+        let joined = info.join_namespaces.iter().find(is_user);
+        Self {
+            own_root: declaration.rootfs != RootFilesystem::Host,
+            user_namespace: joined.is_some()
+                || info.id_maps.is_some()
+                || info.namespaces.contains(&LinuxNamespaceType::User),
+            id_maps: info.id_maps.clone(),
+            joined: joined.map(|(_, path)| path.clone()),
+            own_network: info.namespaces.contains(&LinuxNamespaceType::Network),
+            locked: OnceCell::new(),
         }
     }
+
+    pub(super) fn root_step(&self, root: RootMount, target: &CString) -> Result<Step> {
+        match root {
+            RootMount::Bind {
+                source,
+                attributes,
+                private,
+            } => {
+                let changes = Changes {
+                    recursive: MountAttributes::setting(attributes),
+                    propagation: match private {
+                        true => libc::MS_PRIVATE | libc::MS_REC,
+                        false => 0,
+                    },
+                    ..Changes::default()
+                };
+                let source = c_path(&source)?;
+                Ok(Step::AttachRoot {
+                    tree: self.tree(OpenTree {
+                        path: source.clone(),
+                        recursive: true,
+                        plain: false,
+                        changes,
+                    })?,
+                    source,
+                    target: target.clone(),
+                })
+            }
+            RootMount::Overlay { overlay, flags } => overlay_step(&overlay, flags, target),
+        }
+    }
+
+    /// A tree of the host; where the container has a user namespace, with the host's flags locked.
+    fn tree(&self, open: OpenTree) -> Result<Tree> {
+        if !is_privileged() {
+            return Ok(Tree::OfHost(open));
+        }
+        let path = || PathBuf::from(OsStr::from_bytes(open.path.as_bytes()));
+        let failed = |errno: Errno| Error::Open {
+            path: path(),
+            source: errno.into(),
+        };
+        let copy = || tree::open(&open.path, open.recursive, open.plain).map_err(failed);
+        let copy = match self.user_namespace {
+            true => self.locked()?.within(copy)?,
+            false => copy()?,
+        };
+        tree::change(copy.as_fd(), &open.changes).map_err(failed)?;
+        Ok(Tree::Ready(copy))
+    }
+
+    fn locked(&self) -> Result<&LockedMounts> {
+        if self.locked.get().is_none() {
+            let made = LockedMounts::new()?;
+            return Ok(self.locked.get_or_init(|| made));
+        }
+        Ok(self.locked.get().expect("it was just looked at"))
+    }
+
+    /// The steps of all mounts, in order; returned are those that come after everything that writes.
+    pub(super) fn mount_steps(
+        &self,
+        mounts: Vec<Mount>,
+        nodes: &[DeviceNode],
+        steps: &mut Vec<Step>,
+    ) -> Result<Vec<Step>> {
+        let mut late = Vec::new();
+        let targets: Vec<_> = mounts.iter().map(|mount| mount.target.clone()).collect();
+        for (index, mut mount) in mounts.into_iter().enumerate() {
+            let later = targets[index + 1..].iter().map(CString::as_c_str);
+            let later = later.chain(nodes.iter().map(|node| node.path.as_c_str()));
+            let is_devices = matches!(mount.kind, MountKind::Devices { .. });
+            let is_made_inside = is_devices && !is_root_of_host();
+            let is_readonly = mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
+            if is_readonly && (is_made_inside || is_filled_later(&mount, later)) {
+                mount.attributes.set &= !libc::MOUNT_ATTR_RDONLY;
+                late.push(Step::ReadonlyMount(mount.target.clone()));
+            }
+            if let MountKind::Devices {
+                nodes,
+                links,
+                options,
+                ..
+            } = &mut mount.kind
+                && is_made_inside
+            {
+                // mknod(2) is not ours; the container makes its own tmpfs and binds the nodes into it.
+                let (nodes, links) = (std::mem::take(nodes), std::mem::take(links));
+                let options = std::mem::take(options);
+                let dev = mount.target.clone();
+                mount.kind = MountKind::Filesystem {
+                    fstype: c"tmpfs".into(),
+                    source: c"tmpfs".into(),
+                    options: devices::with_mode(options),
+                    copy_up: false,
+                };
+                steps.push(Step::Mount(self.mount_step(mount)?));
+                self.device_steps(
+                    devices::below(&dev, nodes),
+                    devices::links_below(&dev, links),
+                    steps,
+                );
+                continue;
+            }
+            steps.push(Step::Mount(self.mount_step(mount)?));
+        }
+        Ok(late)
+    }
+
+    pub(super) fn device_steps(
+        &self,
+        nodes: Vec<DeviceNode>,
+        links: Vec<(CString, CString)>,
+        steps: &mut Vec<Step>,
+    ) {
+        for node in nodes {
+            steps.push(Step::Device(DeviceStep {
+                device: rustix::fs::makedev(node.major, node.minor),
+                path: node.path,
+                mode: node.mode,
+                uid: node.uid,
+                gid: node.gid,
+            }));
+        }
+        for (path, to) in links {
+            // The one that belongs to the container's own devpts: another would be the host's.
+            let replace = to.as_c_str() == c"pts/ptmx";
+            steps.push(Step::Link { path, to, replace });
+        }
+    }
+
+    pub(super) fn null_device(&self) -> Result<Step> {
+        let tree = is_privileged().then(null_device).transpose()?;
+        Ok(Step::NullDevice(tree))
+    }
+
+    fn mount_step(&self, mut mount: Mount) -> Result<MountStep> {
+        self.without_foreign_sysfs(&mut mount);
+        let text = mount.target.as_bytes();
+        let below = |top: &[u8]| {
+            let rest = text.strip_prefix(top);
+            rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        let may_cover_kernel = below(b"/proc") || below(b"/sys");
+        let changes = Changes {
+            attributes: mount.attributes,
+            recursive: mount.recursive_attributes,
+            propagation: mount.propagation,
+            ..Changes::default()
+        };
+        let source = match mount.kind {
+            MountKind::Filesystem {
+                fstype,
+                source,
+                options,
+                copy_up,
+            } => {
+                let attributes = mount.attributes.set;
+                new(
+                    fstype,
+                    source,
+                    options,
+                    attributes,
+                    mount.propagation,
+                    copy_up,
+                )?
+            }
+            MountKind::Bind {
+                source,
+                recursive,
+                plain_source,
+                id_map,
+                keeps_peers,
+            } => {
+                let name = c_path(&source)?;
+                let tree = self.tree(OpenTree {
+                    path: name.clone(),
+                    recursive,
+                    plain: plain_source,
+                    changes: Changes {
+                        keeps_peers,
+                        id_map: self.id_map(id_map)?,
+                        ..changes
+                    },
+                });
+                let tree = tree.map_err(|error| about(error, &name, &mount.target))?;
+                if mount.target.as_c_str() == c"/proc" {
+                    check_is_proc(&tree, &name)?;
+                }
+                MountSource::Tree { name, tree }
+            }
+            MountKind::BindInside {
+                source,
+                recursive,
+                id_map,
+            } => MountSource::Tree {
+                name: source.clone(),
+                tree: Tree::Inside(OpenTree {
+                    path: source,
+                    recursive,
+                    plain: false,
+                    changes: Changes {
+                        // As the root is.
+                        keeps_peers: true,
+                        id_map: self.id_map(id_map)?,
+                        ..changes
+                    },
+                }),
+            },
+            MountKind::Devices {
+                nodes,
+                links,
+                directories,
+                options,
+            } => {
+                let maps = self.id_maps()?;
+                let tree = devices::tree(&nodes, &links, &directories, options, maps.as_ref());
+                let failed = |source: Errno| Error::Devices {
+                    source: source.into(),
+                };
+                let tree = tree.map_err(failed)?;
+                tree::change(tree.as_fd(), &changes).map_err(failed)?;
+                MountSource::Tree {
+                    name: c"devices".into(),
+                    tree: Tree::Ready(tree),
+                }
+            }
+        };
+        Ok(MountStep {
+            target: mount.target,
+            source,
+            plain_target: mount.plain_target,
+            may_cover_kernel,
+            create: self.own_root,
+        })
+    }
+
+    /// A sysfs shows a network namespace, and only the user namespace that owns that one may mount it: the host's, not to
+    /// be written to, takes its place.
+    fn without_foreign_sysfs(&self, mount: &mut Mount) {
+        let is_sysfs = matches!(&mount.kind, MountKind::Filesystem { fstype, .. } if fstype.as_c_str() == c"sysfs");
+        if !is_sysfs || !self.user_namespace || self.own_network {
+            return;
+        }
+        mount.kind = MountKind::Bind {
+            source: "/sys".into(),
+            recursive: true,
+            plain_source: true,
+            id_map: None,
+            keeps_peers: false,
+        };
+        let restricted = libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC;
+        mount.recursive_attributes = MountAttributes::setting(restricted);
+    }
+
+    /// The maps of the container's user namespace, new or joined.
+    fn id_maps(&self) -> Result<Option<IdMaps>> {
+        match (&self.id_maps, &self.joined) {
+            (Some(maps), _) => Ok(Some(maps.clone())),
+            (None, Some(path)) => Ok(Some(user_namespace::maps_of(&open_namespace(path)?)?)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn id_map(&self, map: Option<MountIdMap>) -> Result<Option<(OwnedFd, bool)>> {
+        let Some(MountIdMap { maps, recursive }) = map else {
+            return Ok(None);
+        };
+        let namespace = match (&maps, &self.id_maps, &self.joined) {
+            (Some(maps), _, _) | (None, Some(maps), _) => user_namespace::with_maps(maps)?,
+            (None, None, Some(path)) => open_namespace(path)?,
+            (None, None, None) => {
+                return Err(Error::Missing {
+                    field: "user namespace whose id maps the option \"idmap\" of a mount could mean",
+                });
+            }
+        };
+        Ok(Some((namespace, recursive)))
+    }
+}
+
+/// The root mount's own propagation, when it is to have another than it has.
+pub(super) fn own_propagation(propagation: u64) -> Option<Step> {
+    (propagation != 0).then_some(Step::OwnPropagation(propagation))
+}
+
+/// Whether we have the privileges of root in our own user namespace.
+fn is_privileged() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether that is the first one, which alone may make devices.
+fn is_root_of_host() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    is_privileged() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    })
+}
+
+/// Names the mount that a tree was opened for.
+fn about(error: Error, what: &CStr, target: &CStr) -> Error {
+    let Error::Open { source, .. } = error else {
+        return error;
+    };
+    Error::Mount {
+        what: what.to_string_lossy().into_owned(),
+        target: target.to_string_lossy().into_owned(),
+        rule: "",
+        source,
+    }
+}
+
+/// On /proc nothing but a procfs: what is written there must arrive.
+fn check_is_proc(tree: &Tree, name: &CStr) -> Result<()> {
+    let fstype = match tree {
+        Tree::Ready(tree) => rustix::fs::fstatfs(tree),
+        Tree::OfHost(open) | Tree::Inside(open) => rustix::fs::statfs(&open.path),
+    };
+    let wrong = |source: io::Error| Error::Mount {
+        what: name.to_string_lossy().into_owned(),
+        target: "/proc".to_owned(),
+        rule: ": \"/proc\" cannot be mounted because it is not of type proc",
+        source,
+    };
+    match fstype {
+        Ok(found) if found.f_type as u64 == 0x9fa0 => Ok(()),
+        Ok(_) => Err(wrong(Errno::INVAL.into())),
+        Err(errno) => Err(wrong(errno.into())),
+    }
+}
+
+/// Whether a new, read-only file system has to stay writable until something in it was made.
+fn is_filled_later<'a>(mount: &Mount, mut later: impl Iterator<Item = &'a CStr>) -> bool {
+    let prepared = match &mount.kind {
+        MountKind::Devices { directories, .. } => directories.as_slice(),
+        MountKind::Filesystem { fstype, .. } if fstype.as_c_str() == c"tmpfs" => &[],
+        _ => return false,
+    };
+    let is_new = |path: &CStr| {
+        let below = path.to_bytes().strip_prefix(mount.target.as_bytes());
+        let below = below.and_then(|below| below.strip_prefix(b"/"));
+        below.is_some_and(|below| prepared.iter().all(|made| made.as_bytes() != below))
+    };
+    later.any(is_new)
+}
+
+/// A new file system, in the way that takes its options.
+fn new(
+    fstype: CString,
+    source: CString,
+    options: Vec<(CString, Option<CString>)>,
+    attributes: u64,
+    propagation: u64,
+    copy_up: bool,
+) -> Result<MountSource> {
+    let is_long = |(_, value): &(CString, Option<CString>)| {
+        let length = value.as_ref().map_or(0, |value| value.as_bytes().len());
+        length >= FSCONFIG_LIMIT
+    };
+    if !options.iter().any(is_long) {
+        let has_mode = options.iter().any(|(key, _)| key.as_c_str() == c"mode");
+        return Ok(MountSource::New {
+            inherit_mode: fstype.as_c_str() == c"tmpfs" && !has_mode,
+            fstype,
+            source,
+            options,
+            attributes,
+            propagation,
+            copy_up,
+        });
+    }
+    let words = options.iter().map(|(key, value)| match value {
+        Some(value) => [key.as_bytes(), b"=", value.as_bytes()].concat(),
+        None => key.as_bytes().to_owned(),
+    });
+    let joined = words.collect::<Vec<_>>().join(&b","[..]);
+    if joined.len() > MOUNT_OPTIONS_LIMIT {
+        return Err(Error::Mount {
+            what: source.to_string_lossy().into_owned(),
+            target: fstype.to_string_lossy().into_owned(),
+            rule: ": its options are longer than the page that mount(2) takes",
+            source: Errno::INVAL.into(),
+        });
+    }
+    Ok(MountSource::Whole {
+        fstype,
+        source,
+        options: CString::new(joined).expect("its parts come from C strings"),
+        flags: mount_flags(attributes),
+        propagation,
+    })
+}
+
+/// The `MS_*` of mount(2) for `MOUNT_ATTR_*`.
+fn mount_flags(attributes: u64) -> u64 {
+    let table = [
+        (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
+        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
+        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
+        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
+        (libc::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
+        (libc::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
+        (libc::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+        // MS_NOSYMFOLLOW
+        (libc::MOUNT_ATTR_NOSYMFOLLOW, 0x100),
+    ];
+    let set = table
+        .iter()
+        .filter(|(attribute, _)| attributes & attribute != 0);
+    set.fold(0, |flags, (_, flag)| flags | flag)
+}
+
+fn overlay_step(overlay: &Overlay, flags: u64, target: &CString) -> Result<Step> {
+    let escape = |path: &Path| {
+        let text = path.as_os_str().to_string_lossy();
+        text.replace('\\', "\\\\").replace(',', "\\,")
+    };
+    let writable = relative_to_layers(overlay);
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        overlay.lower.join(":"),
+        escape(&writable.join("upper")),
+        escape(&writable.join("work"))
+    );
+    if options.len() > MOUNT_OPTIONS_LIMIT {
+        return Err(Error::TooManyLayers {
+            count: overlay.lower.len(),
+            length: options.len(),
+        });
+    }
+    Ok(Step::MountOverlay {
+        layers: c_path(&overlay.layers)?,
+        target: target.clone(),
+        options: c_string(OsStr::new(&options))?,
+        flags,
+    })
 }
 
 /// The mount table of the container shows these options: `../containers/<id>` tells it nothing of the host's paths, and
@@ -105,122 +525,4 @@ fn relative_to_layers(overlay: &Overlay) -> PathBuf {
         }
         _ => overlay.writable.clone(),
     }
-}
-
-pub(super) fn mount_step(mount: Mount, own_root: bool) -> Result<MountStep> {
-    let mut create = if own_root {
-        Create::Directory
-    } else {
-        Create::Nothing
-    };
-    let source = match mount.kind {
-        MountKind::Filesystem {
-            fstype,
-            source,
-            options,
-        } => MountSource::New {
-            fstype,
-            source,
-            options,
-        },
-        MountKind::Bind {
-            source,
-            recursive,
-            plain_source,
-        } => {
-            let tree = open_tree(&source, recursive, plain_source)?;
-            let status = rustix::fs::fstat(&tree).map_err(|errno| Error::Open {
-                path: source.clone(),
-                source: errno.into(),
-            })?;
-            if own_root && FileType::from_raw_mode(status.st_mode) != FileType::Directory {
-                create = Create::File;
-            }
-            MountSource::Tree {
-                name: c_path(&source)?,
-                tree,
-            }
-        }
-        MountKind::Devices {
-            nodes,
-            links,
-            directories,
-            options,
-        } => {
-            let tree = device_tree(&nodes, &links, &directories, &options, mount.attributes)
-                .map_err(|source| Error::Devices {
-                    source: source.into(),
-                })?;
-            MountSource::Tree {
-                name: c"devices".into(),
-                tree,
-            }
-        }
-    };
-    let text = mount.target.as_bytes();
-    let in_kernel = [&b"/proc"[..], b"/sys"]
-        .iter()
-        .any(|top| text.starts_with(top));
-    Ok(MountStep {
-        may_cover_kernel: in_kernel,
-        target: mount.target,
-        source,
-        attributes: mount.attributes,
-        recursive: mount.recursive_attributes,
-        propagation: mount.propagation,
-        plain_target: mount.plain_target,
-        create,
-    })
-}
-
-/// A detached tmpfs with its nodes: made here since mknod(2) is refused inside a strict devices cgroup.
-fn device_tree(
-    nodes: &[DeviceNode],
-    links: &[(CString, CString)],
-    directories: &[CString],
-    options: &[(CString, Option<CString>)],
-    attributes: u64,
-) -> rustix::io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, c"source", c"tmpfs")?;
-    for (key, value) in options {
-        match value {
-            Some(value) => {
-                rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?
-            }
-            None => rustix::mount::fsconfig_set_flag(&context, key.as_c_str())?,
-        }
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    // Read-only comes when it is attached, after it was filled.
-    let attributes =
-        MountAttrFlags::from_bits_retain(attributes as u32) - MountAttrFlags::MOUNT_ATTR_RDONLY;
-    let tree = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    for node in nodes {
-        let name = node.name.as_c_str();
-        let device = rustix::fs::makedev(node.major, node.minor);
-        let (kind, mode) = (
-            FileType::from_raw_mode(node.mode),
-            Mode::from_raw_mode(node.mode & 0o7777),
-        );
-        rustix::fs::mknodat(&tree, name, kind, mode, device)?;
-        // mknod(2) takes the umask away.
-        rustix::fs::chmodat(&tree, name, mode, rustix::fs::AtFlags::empty())?;
-        let owner = Some(rustix::fs::Uid::from_raw(node.uid));
-        let group = Some(rustix::fs::Gid::from_raw(node.gid));
-        rustix::fs::chownat(
-            &tree,
-            name,
-            owner,
-            group,
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        )?;
-    }
-    for directory in directories {
-        rustix::fs::mkdirat(&tree, directory.as_c_str(), Mode::from_raw_mode(0o755))?;
-    }
-    for (name, points_at) in links {
-        rustix::fs::symlinkat(points_at.as_c_str(), &tree, name.as_c_str())?;
-    }
-    Ok(tree)
 }
