@@ -100,6 +100,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a file refused with an answer of this kind.
+    pub fn is_kind(&self, kind: io::ErrorKind) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == kind)
+    }
+
     /// A `File` error; `action` reads before the path.
     pub fn file(
         action: impl Into<String>,

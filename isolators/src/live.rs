@@ -155,6 +155,18 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Verdict {
+    /// The verdict where more of the item isolates less.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        match self {
+            Self::Weaker => Self::Stronger,
+            Self::Stronger => Self::Weaker,
+            same => same,
+        }
+    }
+}
+
 /// One compared item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {

@@ -2,11 +2,10 @@
 //!
 //! The order of the table is the order of `prepare`; an operator's selection does not change it.
 
-use crate::cgroups::cpu::CpuIsolator;
-use crate::cgroups::devices::DevicesIsolator;
-use crate::cgroups::freezer::FreezerIsolator;
-use crate::cgroups::mem::MemIsolator;
-use crate::cgroups::pids::PidsIsolator;
+use crate::cgroups::{
+    BlkioIsolator, CpuIsolator, CpusetIsolator, DevicesIsolator, FreezerIsolator, HugetlbIsolator,
+    MemIsolator, NetClsIsolator, NetPrioIsolator, PerfEventIsolator, PidsIsolator, RdmaIsolator,
+};
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
 use crate::filesystem::linux::LinuxFilesystem;
@@ -42,6 +41,13 @@ pub fn all() -> Vec<Box<dyn Isolator>> {
         Box::new(CpuIsolator),
         Box::new(MemIsolator),
         Box::new(PidsIsolator),
+        Box::new(CpusetIsolator),
+        Box::new(BlkioIsolator),
+        Box::new(HugetlbIsolator),
+        Box::new(NetClsIsolator),
+        Box::new(NetPrioIsolator),
+        Box::new(PerfEventIsolator),
+        Box::new(RdmaIsolator),
         Box::new(DevicesIsolator),
         Box::new(FreezerIsolator),
         Box::new(Capabilities),

@@ -4,8 +4,10 @@
 //! declaration carries the numbers of v1. Where v2's `cpu.weight` is declared too, as for Mesos tasks (100 × cpus), it
 //! is taken as it is; else it is computed from the shares.
 
+use super::directory::Directory;
 use super::hierarchy::Version;
 use super::observation::{self, Item, limit, upper};
+use super::unified;
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
 use crate::isolator::Isolator;
@@ -15,8 +17,15 @@ use crate::live::{Finding, Live, Target, Verdict};
 const NAME: &str = "cgroups/cpu";
 const CONTROLLER: &str = "cpu";
 
+/// v1 counts the time used in a controller of its own, mostly in the same hierarchy.
+const ACCOUNTING: &str = "cpuacct";
+
 /// The kernel's period where none is declared, in microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
+
+const MAX_V2: &str = "cpu.max";
+const BURST_V1: &str = "cpu.cfs_burst_us";
+const BURST_V2: &str = "cpu.max.burst";
 
 /// `cpu.shares` that the kernel takes; it moves others to the nearer end.
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
@@ -41,7 +50,7 @@ struct Declared {
 
 impl Declared {
     fn of(declaration: &Declaration) -> Self {
-        let weight = super::unified(declaration, CONTROLLER)
+        let weight = unified::of(declaration, CONTROLLER)
             .into_iter()
             .find_map(|(file, value)| (file == "cpu.weight").then(|| value.parse().ok())?);
         let Some(cpu) = super::resources(declaration).and_then(|all| all.cpu().as_ref()) else {
@@ -66,16 +75,28 @@ impl Declared {
         }
     }
 
-    /// File and value for each declared number, in the order of writing.
+    fn is_any(&self) -> bool {
+        let quota = self.quota.is_some() || self.period.is_some() || self.burst.is_some();
+        let realtime = self.realtime_runtime.is_some() || self.realtime_period.is_some();
+        quota || realtime || self.expected_weight().is_some() || self.idle.is_some()
+    }
+
+    /// An idle cgroup has the least weight and takes no other.
+    fn takes_weight(&self) -> bool {
+        self.idle.is_none_or(|idle| idle == 0)
+    }
+
+    /// File and value for each declared number.
     fn values_v1(&self) -> Vec<(&'static str, String)> {
         let mut values = Vec::new();
         let mut add = |file, value: Option<String>| values.extend(value.map(|value| (file, value)));
-        add("cpu.shares", self.shares.map(|n| n.to_string()));
-        // The period first: the quota is checked against it.
+        let shares = self.shares.filter(|_| self.takes_weight());
+        add("cpu.shares", shares.map(|n| n.to_string()));
         add("cpu.cfs_period_us", self.period.map(|n| n.to_string()));
         let quota = |quota: Option<u64>| quota.map_or_else(|| "-1".to_owned(), |n| n.to_string());
+        // Before the quota: one that is below the present burst is refused.
+        add(BURST_V1, self.burst.map(|n| n.to_string()));
         add("cpu.cfs_quota_us", self.quota.map(quota));
-        add("cpu.cfs_burst_us", self.burst.map(|n| n.to_string()));
         add("cpu.idle", self.idle.map(|n| n.to_string()));
         let (period, runtime) = (self.realtime_period, self.realtime_runtime);
         add("cpu.rt_period_us", period.map(|n| n.to_string()));
@@ -83,7 +104,9 @@ impl Declared {
         values
     }
 
-    fn values_v2(&self) -> Result<Vec<(&'static str, String)>> {
+    /// The same for v2, where `present` is what `cpu.max` has: quota and period share it, and each can be declared
+    /// without the other.
+    fn values_v2(&self, present: &str) -> Result<Vec<(&'static str, String)>> {
         if self.realtime_period.is_some() || self.realtime_runtime.is_some() {
             return Err(Error::Unsupported {
                 isolator: NAME,
@@ -92,22 +115,48 @@ impl Declared {
             });
         }
         let mut values = Vec::new();
-        if let Some(weight) = self.expected_weight() {
+        if let Some(weight) = self.expected_weight().filter(|_| self.takes_weight()) {
             values.push(("cpu.weight", weight.to_string()));
         }
-        let period = self.period.unwrap_or(DEFAULT_PERIOD);
-        match (self.quota, self.period) {
-            (Some(Some(quota)), _) => values.push(("cpu.max", format!("{quota} {period}"))),
-            (Some(None), _) | (None, Some(_)) => values.push(("cpu.max", format!("max {period}"))),
-            (None, None) => {}
-        }
         if let Some(burst) = self.burst {
-            values.push(("cpu.max.burst", burst.to_string()));
+            values.push((BURST_V2, burst.to_string()));
+        }
+        if self.quota.is_some() || self.period.is_some() {
+            let (quota, period) = present.split_once(' ').unwrap_or(("max", ""));
+            let quota = match self.quota {
+                Some(Some(quota)) => quota.to_string(),
+                Some(None) => "max".to_owned(),
+                None => quota.to_owned(),
+            };
+            let period = self
+                .period
+                .or_else(|| limit(period))
+                .unwrap_or(DEFAULT_PERIOD);
+            values.push((MAX_V2, format!("{quota} {period}")));
         }
         if let Some(idle) = self.idle {
             values.push(("cpu.idle", idle.to_string()));
         }
         Ok(values)
+    }
+
+    fn write(&self, directory: &Directory) -> Result<()> {
+        let (mut values, burst) = match directory.version() {
+            Version::V1 => (self.values_v1(), BURST_V1),
+            Version::V2 => {
+                let is_half = self.quota.is_some() != self.period.is_some();
+                let present = match is_half {
+                    true => directory.read(MAX_V2)?,
+                    false => String::new(),
+                };
+                (self.values_v2(&present)?, BURST_V2)
+            }
+        };
+        // Before 5.14 there is no burst: none is all there can be.
+        if self.burst == Some(0) && !directory.has(burst) {
+            values.retain(|(file, _)| *file != burst);
+        }
+        super::write_settled(directory, values)
     }
 
     fn expected_weight(&self) -> Option<u64> {
@@ -137,26 +186,39 @@ impl Isolator for CpuIsolator {
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let declared = Declared::of(declaration);
-        let directory = super::create(NAME, CONTROLLER, id, declaration)?;
-        let values = match directory.version() {
-            Version::V1 => declared.values_v1(),
-            Version::V2 => declared.values_v2()?,
-        };
-        for (file, value) in values {
-            directory.write(file, &value)?;
+        let directory = super::create(NAME, CONTROLLER, id, declaration, declared.is_any())?;
+        if let Some(directory) = &directory {
+            declared.write(directory)?;
+            unified::write(directory, CONTROLLER, declaration)?;
         }
-        super::write_unified(&directory, CONTROLLER, declaration)?;
-        Ok(super::join(&directory))
+        let accounting = super::create(NAME, ACCOUNTING, id, declaration, false)?;
+        Ok(super::join_all(directory.iter().chain(&accounting)))
     }
 
-    fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {
-        observation::read_files(
-            CONTROLLER,
-            target,
-            &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"],
-            &["cpu.weight", "cpu.max"],
-            live,
-        )
+    fn update(&self, id: &ContainerId, declaration: &Declaration) -> Result<()> {
+        let declared = Declared::of(declaration);
+        let is_any = declared.is_any();
+        let Some(directory) = super::existing(NAME, CONTROLLER, id, declaration, is_any)? else {
+            return Ok(());
+        };
+        declared.write(&directory)?;
+        unified::write(&directory, CONTROLLER, declaration)
+    }
+
+    fn observe(&self, target: &Target, declaration: &Declaration, live: &mut Live) -> Result<()> {
+        let v1 = [
+            "cpu.shares",
+            "cpu.cfs_quota_us",
+            "cpu.cfs_period_us",
+            BURST_V1,
+            "cpu.idle",
+            "cpu.rt_runtime_us",
+            "cpu.rt_period_us",
+        ];
+        let v2 = ["cpu.weight", MAX_V2, BURST_V2, "cpu.idle"];
+        observation::read_files(CONTROLLER, target, &v1, &v2, live)?;
+        observation::locate_own(ACCOUNTING, target, live)?;
+        unified::observe(CONTROLLER, target, declaration, live)
     }
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
@@ -168,7 +230,10 @@ impl Isolator for CpuIsolator {
             declared,
         };
         let mut findings = Vec::new();
-        if let Some(weight) = declared.expected_weight() {
+        if let Some(weight) = declared
+            .expected_weight()
+            .filter(|_| declared.takes_weight())
+        {
             let shares = declared
                 .shares
                 .map(|n| n.clamp(*SHARES.start(), *SHARES.end()));
@@ -212,11 +277,49 @@ impl Isolator for CpuIsolator {
                     .compare(live, &[("cpu.cfs_quota_us", &v1), ("cpu.max", &v2)]),
             );
         }
+        // Written as they are; more of a burst or of realtime is less isolation, and so is being idle no longer.
+        let as_they_are = [
+            ("cpu burst", declared.burst, BURST_V1, BURST_V2),
+            (
+                "cpu idle",
+                declared.idle.and_then(|idle| idle.try_into().ok()),
+                "cpu.idle",
+                "cpu.idle",
+            ),
+            (
+                "cpu realtime runtime",
+                declared.realtime_runtime.and_then(|n| n.try_into().ok()),
+                "cpu.rt_runtime_us",
+                "",
+            ),
+            (
+                "cpu realtime period",
+                declared.realtime_period,
+                "cpu.rt_period_us",
+                "",
+            ),
+        ];
+        for (name, number, v1, v2) in as_they_are {
+            let Some(number) = number else { continue };
+            let judge = |content: &str| match upper(number, limit(content)) {
+                // A kernel bug of 2024 shows the burst in milliseconds.
+                Verdict::Stronger if v2 == BURST_V2 && limit(content) == Some(number / 1000) => {
+                    Verdict::Match
+                }
+                verdict if name == "cpu idle" => verdict.reversed(),
+                verdict => verdict,
+            };
+            findings
+                .push(item(name, number.to_string()).compare(live, &[(v1, &judge), (v2, &judge)]));
+        }
+        findings.extend(unified::compare(NAME, declaration, CONTROLLER, live));
+        findings.extend(observation::own_cgroup(NAME, ACCOUNTING, declaration, live));
         findings
     }
 
     fn cleanup(&self, id: &ContainerId, declaration: &Declaration) -> Result<()> {
-        super::remove(CONTROLLER, id, declaration)
+        let accounting = super::remove(ACCOUNTING, id, declaration);
+        super::remove(CONTROLLER, id, declaration).and(accounting)
     }
 }
 
@@ -249,7 +352,7 @@ mod tests {
             declared.values_v1(),
             [("cpu.cfs_quota_us", "-1".to_owned())]
         );
-        let v2 = declared.values_v2().expect("supported");
+        let v2 = declared.values_v2("").expect("supported");
         assert_eq!(v2, [("cpu.max", "max 100000".to_owned())]);
         assert!(Declared::default().values_v1().is_empty());
     }
@@ -263,7 +366,7 @@ mod tests {
             period: Some(50_000),
             ..Declared::default()
         };
-        let v2 = declared.values_v2().expect("supported");
+        let v2 = declared.values_v2("").expect("supported");
         assert_eq!(
             v2,
             [

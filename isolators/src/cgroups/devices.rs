@@ -86,7 +86,11 @@ impl Isolator for DevicesIsolator {
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let Some(rules) = declared(declaration)? else {
-            return Ok(ContainerLaunchInfo::default());
+            // On v1 it is still in a cgroup of its own.
+            let v1 =
+                Directory::of(CONTROLLER, id, &declaration.cgroups)?.filter(Directory::is_writable);
+            v1.iter().try_for_each(|directory| directory.create(None))?;
+            return Ok(super::join_all(&v1));
         };
         let directory = directory(id, declaration)?.ok_or_else(|| Error::Unsupported {
             isolator: NAME,
@@ -97,7 +101,7 @@ impl Isolator for DevicesIsolator {
             Version::V1 => write_v1(&directory, &rules)?,
             Version::V2 => attach_v2(&directory, &rules)?,
         }
-        Ok(super::join(&directory))
+        Ok(super::join_all([&directory]))
     }
 
     fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {

@@ -95,6 +95,13 @@ impl Directory {
         &self.path
     }
 
+    /// The directories from its hierarchy's root to itself.
+    pub(super) fn lineage(&self) -> Vec<&Path> {
+        let mut all = self.above();
+        all.push(&self.path);
+        all
+    }
+
     /// The parent's path on this host; `None` when the parent is the root of the hierarchy.
     pub fn parent_path(&self) -> Option<PathBuf> {
         let path = self.hierarchy.directory(&self.parent);
@@ -181,8 +188,28 @@ impl Directory {
         fs::create_dir(&self.path)
     }
 
-    /// Enables a v2 controller in every directory above the container's, from the top.
-    fn pass_down(&self, controller: &str) -> Result<()> {
+    /// Passes a v2 controller down to it if the directories above let it: nothing is declared for it.
+    pub(super) fn offer(&self, controller: &str) {
+        if self.version() == Version::V1 {
+            return;
+        }
+        let mut above = self.above();
+        above.retain(|directory| !passes(directory, controller).unwrap_or(true));
+        for directory in above {
+            let enabled = write(
+                directory,
+                "cgroup.subtree_control",
+                &format!("+{controller}"),
+            );
+            if let Err(error) = enabled {
+                tracing::debug!(%error, "containers below have no {controller} controller");
+                return;
+            }
+        }
+    }
+
+    /// The directories of its hierarchy above it, from the top.
+    fn above(&self) -> Vec<&Path> {
         let mut above: Vec<&Path> = self
             .path
             .ancestors()
@@ -190,9 +217,13 @@ impl Directory {
             .take_while(|path| path.starts_with(&self.hierarchy.mount_point))
             .collect();
         above.reverse();
-        for directory in above {
-            let enabled = read(directory, "cgroup.subtree_control")?;
-            let is_enabled = enabled.split_whitespace().any(|name| name == controller);
+        above
+    }
+
+    /// Enables a v2 controller in every directory above the container's, from the top.
+    pub(super) fn pass_down(&self, controller: &str) -> Result<()> {
+        for directory in self.above() {
+            let is_enabled = passes(directory, controller)?;
             // The kernel shows a controller as enabled before its files exist below. Writing it once more, right above
             // the container, changes nothing but waits until whoever else is enabling it has finished.
             if !is_enabled || Some(directory) == self.path.parent() {
@@ -329,6 +360,12 @@ pub(super) fn wait_for_event(directory: &Path, line: &str, patience: Duration) -
         Err(error) => return Err(failed(error.into())),
     }
     has_line()
+}
+
+/// Whether a v2 cgroup passes a controller down.
+fn passes(directory: &Path, controller: &str) -> Result<bool> {
+    let enabled = read(directory, "cgroup.subtree_control")?;
+    Ok(enabled.split_whitespace().any(|name| name == controller))
 }
 
 /// Writes one value to a file of a cgroup.

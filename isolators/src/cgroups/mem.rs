@@ -3,12 +3,13 @@
 //! runtime-spec config-linux "Memory"; the kernel's cgroup-v1/memory and cgroup-v2 "Memory". The declaration carries
 //! the numbers of v1: `swap` is memory plus swap. Limits are written before anything is in the cgroup; lowering them
 //! below what is used is then no question.
-//! `kernel` and `kernelTCP` are not enforced: since Linux 5.16 kernel memory counts as memory and has no limit apart.
+//! `kernel` and `kernelTCP` are not enforced, with a warning: since Linux 5.16 kernel memory counts as memory and has no
+//! limit apart. `useHierarchy` is what every kernel since 5.11 does; false is a warning.
 
-use super::directory::Directory;
+use super::directory::{Directory, ignore_absent};
 use super::hierarchy::Version;
-use super::memory_watch;
-use super::observation::{self, Item, limit, upper};
+use super::observation::{self, Item, limit, upper_in_pages};
+use super::{memory_watch, unified};
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
 use crate::isolator::{Isolator, Watch};
@@ -24,6 +25,10 @@ const WITH_SWAP_V1: &str = "memory.memsw.limit_in_bytes";
 const SWAP_V2: &str = "memory.swap.max";
 const SOFT_V1: &str = "memory.soft_limit_in_bytes";
 const SOFT_V2: &str = "memory.low";
+const SWAPPINESS_V1: &str = "memory.swappiness";
+const OOM_CONTROL_V1: &str = "memory.oom_control";
+const USAGE_V1: &str = "memory.usage_in_bytes";
+const LIMIT: &str = "linux.resources.memory.limit";
 
 /// The isolator `cgroups/mem`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +68,8 @@ struct Declared {
     with_swap: Option<Amount>,
     swappiness: Option<u64>,
     disable_oom_killer: bool,
+    use_hierarchy: Option<bool>,
+    check_before_update: bool,
 }
 
 impl Declared {
@@ -72,19 +79,36 @@ impl Declared {
             limit: Amount::of(memory.limit()),
             reservation: Amount::of(memory.reservation()),
             with_swap: Amount::of(memory.swap()),
-            swappiness: memory.swappiness(),
+            // Some write "not set" as -1.
+            swappiness: memory.swappiness().filter(|n| *n != u64::MAX),
             disable_oom_killer: memory.disable_oom_killer() == Some(true),
+            use_hierarchy: memory.use_hierarchy(),
+            check_before_update: memory.check_before_update() == Some(true),
         })
     }
 
-    /// `memory.swap.max`, which is swap alone.
-    fn swap_alone(&self) -> Result<Option<Amount>> {
+    fn is_any(&self) -> bool {
+        let amounts = [self.limit, self.reservation, self.with_swap];
+        amounts.iter().any(Option::is_some)
+            || self.swappiness.is_some()
+            || self.disable_oom_killer
+            || self.use_hierarchy == Some(true)
+    }
+
+    /// Memory and swap together, where memory without a limit is to have swap without one, unless that is declared.
+    fn sum(&self) -> Option<Amount> {
+        let unlimited = self.limit.filter(|limit| *limit == Amount::Unlimited);
+        self.with_swap.or(unlimited)
+    }
+
+    /// `memory.swap.max`, which is swap alone, for a memory of `limit`.
+    fn swap_alone(&self, limit: Option<Amount>) -> Result<Option<Amount>> {
         let refuse = |value: u64, rule: &str| Error::Config {
             field: "linux.resources.memory.swap",
             value: value.to_string(),
             rule: rule.to_owned(),
         };
-        match (self.with_swap, self.limit) {
+        match (self.sum(), limit) {
             (None, _) => Ok(None),
             (Some(Amount::Unlimited), _) => Ok(Some(Amount::Unlimited)),
             (Some(Amount::Bytes(both)), Some(Amount::Bytes(memory))) => {
@@ -96,7 +120,9 @@ impl Declared {
                 })?;
                 Ok(Some(Amount::Bytes(swap)))
             }
-            (Some(Amount::Bytes(both)), _) => Err(refuse(
+            // There is nothing to subtract: as other runtimes do, it is taken for the swap.
+            (Some(both), Some(Amount::Unlimited)) => Ok(Some(both)),
+            (Some(Amount::Bytes(both)), None) => Err(refuse(
                 both,
                 "it is memory and swap together and needs a limit of the memory",
             )),
@@ -104,50 +130,61 @@ impl Declared {
     }
 }
 
-/// How a live limit compares with a declared one: the kernel rounds down to whole pages, of 4, 16 or 64 KiB.
-fn upper_in_pages(declared: u64, live: Option<u64>) -> Verdict {
-    let rounded = |page| declared - declared % page;
-    match live {
-        Some(live) if [4096, 16_384, 65_536].map(rounded).contains(&live) => Verdict::Match,
-        live => upper(declared, live),
+fn warn_of_kernel_memory(declaration: &Declaration) {
+    let memory = super::resources(declaration).and_then(|all| all.memory().as_ref());
+    if memory.is_some_and(|memory| memory.kernel().is_some() || memory.kernel_tcp().is_some()) {
+        tracing::warn!(
+            "linux.resources.memory.kernel and kernelTCP are ignored: the kernel has no such limits any more"
+        );
     }
 }
 
 impl MemIsolator {
+    fn write(directory: &Directory, declared: &Declared) -> Result<()> {
+        if declared.use_hierarchy == Some(false) {
+            tracing::warn!(
+                "linux.resources.memory.useHierarchy is false, but the kernel always counts cgroups below too"
+            );
+        }
+        match directory.version() {
+            Version::V1 => Self::write_v1(directory, declared),
+            Version::V2 => Self::write_v2(directory, declared),
+        }
+    }
+
     fn write_v1(directory: &Directory, declared: &Declared) -> Result<()> {
-        // Refused with the field's name, where the kernel would only say EINVAL.
-        declared.swap_alone()?;
-        let has_swap_file = directory.has(WITH_SWAP_V1);
-        // At every moment memory <= memory + swap must hold: when rising above the present sum, the sum goes first.
-        let mut order = vec![
-            (LIMIT_V1, declared.limit),
-            (WITH_SWAP_V1, declared.with_swap),
-        ];
-        if has_swap_file && let Some(Amount::Bytes(memory)) = declared.limit {
-            let present = directory.read(WITH_SWAP_V1)?;
-            if limit(&present).is_some_and(|present| present < memory) {
-                order.reverse();
-            }
+        let mut values = Vec::new();
+        if let Some(limit) = declared.limit {
+            values.push((LIMIT_V1, limit.text("-1")));
         }
-        for (file, amount) in order {
-            let Some(amount) = amount else { continue };
-            if file == WITH_SWAP_V1 && !has_swap_file {
-                // `compare` reports it as weaker; a host without swap loses nothing by it.
-                tracing::warn!(
-                    "this kernel does not limit swap (no {WITH_SWAP_V1}): boot it with swapaccount=1"
-                );
-                continue;
-            }
-            directory.write(file, &amount.text("-1"))?;
+        // At every moment memory <= memory + swap must hold; `write_settled` finds the order.
+        match (declared.sum(), directory.has(WITH_SWAP_V1)) {
+            (Some(sum), true) => values.push((WITH_SWAP_V1, sum.text("-1"))),
+            // `compare` reports it as weaker; a host without swap loses nothing by it.
+            (Some(Amount::Bytes(_)), false) => tracing::warn!(
+                "this kernel does not limit swap (no {WITH_SWAP_V1}): boot it with swapaccount=1"
+            ),
+            _ => {}
         }
+        super::write_settled(directory, values).map_err(|error| too_low(directory, error))?;
         if let Some(reservation) = declared.reservation {
             directory.write(SOFT_V1, &reservation.text("-1"))?;
         }
         if let Some(swappiness) = declared.swappiness {
-            directory.write("memory.swappiness", &swappiness.to_string())?;
+            if swappiness > 100 {
+                return Err(Error::Config {
+                    field: "linux.resources.memory.swappiness",
+                    value: swappiness.to_string(),
+                    rule: "it is a number from 0 to 100".into(),
+                });
+            }
+            directory.write(SWAPPINESS_V1, &swappiness.to_string())?;
         }
         if declared.disable_oom_killer {
-            directory.write("memory.oom_control", "1")?;
+            directory.write(OOM_CONTROL_V1, "1")?;
+        }
+        if declared.use_hierarchy == Some(true) {
+            ignore_absent(directory.write("memory.use_hierarchy", "1"))?;
         }
         Ok(())
     }
@@ -163,19 +200,80 @@ impl MemIsolator {
                 feature: format!("cgroup v1 for linux.resources.memory.{field}"),
             });
         }
-        let swap = declared.swap_alone()?;
+        let limit = match (declared.limit, declared.with_swap) {
+            // An update may declare the sum alone; then it is of the memory that there is.
+            (None, Some(Amount::Bytes(_))) => present_limit(directory)?,
+            (limit, _) => limit,
+        };
+        let swap = declared.swap_alone(limit)?;
         if let Some(limit) = declared.limit {
             directory.write(LIMIT_V2, &limit.text("max"))?;
         }
         match swap {
             Some(swap) if directory.has(SWAP_V2) => directory.write(SWAP_V2, &swap.text("max"))?,
-            Some(_) => tracing::warn!("this kernel does not limit swap (no {SWAP_V2})"),
-            None => {}
+            Some(Amount::Bytes(_)) => {
+                tracing::warn!("this kernel does not limit swap (no {SWAP_V2})");
+            }
+            Some(Amount::Unlimited) | None => {}
         }
         if let Some(reservation) = declared.reservation {
             directory.write(SOFT_V2, &reservation.text("max"))?;
         }
         Ok(())
+    }
+
+    /// Refuses limits that the container is above already: the kernel would kill in it.
+    fn check_usage(directory: &Directory, declared: &Declared) -> Result<()> {
+        let usage = match directory.version() {
+            Version::V1 => [USAGE_V1, "memory.memsw.usage_in_bytes"],
+            Version::V2 => ["memory.current", "memory.current"],
+        };
+        let amounts = [("limit", declared.limit), ("swap", declared.with_swap)];
+        for ((name, amount), file) in amounts.into_iter().zip(usage) {
+            let Some(Amount::Bytes(bytes)) = amount else {
+                continue;
+            };
+            if !directory.has(file) {
+                continue;
+            }
+            let used = limit(&directory.read(file)?).unwrap_or(0);
+            if bytes <= used {
+                return Err(Error::Config {
+                    field: match name {
+                        "limit" => LIMIT,
+                        _ => "linux.resources.memory.swap",
+                    },
+                    value: bytes.to_string(),
+                    rule: format!("the container uses {used} bytes, and checkBeforeUpdate is set"),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The limit that a v2 cgroup has now.
+fn present_limit(directory: &Directory) -> Result<Option<Amount>> {
+    let present = directory.read(LIMIT_V2)?;
+    // Before anything was written there is none to speak of.
+    Ok(limit(&present).map(Amount::Bytes))
+}
+
+/// EBUSY is the kernel's word for a limit that it cannot get the container's memory below.
+fn too_low(directory: &Directory, error: Error) -> Error {
+    let number = |file| directory.read(file).ok().and_then(|text| limit(&text));
+    let used = (number(USAGE_V1), number("memory.max_usage_in_bytes"));
+    match (error, used) {
+        (error @ Error::File { .. }, (Some(usage), Some(peak)))
+            if error.is_kind(std::io::ErrorKind::ResourceBusy) =>
+        {
+            Error::Config {
+                field: LIMIT,
+                value: "too low".to_owned(),
+                rule: format!("the container uses {usage} bytes (at most {peak} so far)"),
+            }
+        }
+        (error, _) => error,
     }
 }
 
@@ -186,13 +284,29 @@ impl Isolator for MemIsolator {
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let declared = Declared::of(declaration);
-        let directory = super::create(NAME, CONTROLLER, id, declaration)?;
-        match directory.version() {
-            Version::V1 => Self::write_v1(&directory, &declared)?,
-            Version::V2 => Self::write_v2(&directory, &declared)?,
+        warn_of_kernel_memory(declaration);
+        // Refused with the field's name, where v1 would only say EINVAL.
+        declared.swap_alone(declared.limit)?;
+        let directory = super::create(NAME, CONTROLLER, id, declaration, declared.is_any())?;
+        if let Some(directory) = &directory {
+            Self::write(directory, &declared)?;
+            unified::write(directory, CONTROLLER, declaration)?;
         }
-        super::write_unified(&directory, CONTROLLER, declaration)?;
-        Ok(super::join(&directory))
+        Ok(super::join_all(&directory))
+    }
+
+    fn update(&self, id: &ContainerId, declaration: &Declaration) -> Result<()> {
+        let declared = Declared::of(declaration);
+        warn_of_kernel_memory(declaration);
+        let is_any = declared.is_any();
+        let Some(directory) = super::existing(NAME, CONTROLLER, id, declaration, is_any)? else {
+            return Ok(());
+        };
+        if declared.check_before_update {
+            Self::check_usage(&directory, &declared)?;
+        }
+        Self::write(&directory, &declared)?;
+        unified::write(&directory, CONTROLLER, declaration)
     }
 
     fn watch(&self, id: &ContainerId, declaration: &Declaration) -> Result<Option<Box<dyn Watch>>> {
@@ -202,14 +316,17 @@ impl Isolator for MemIsolator {
         }
     }
 
-    fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {
-        observation::read_files(
-            CONTROLLER,
-            target,
-            &[LIMIT_V1, WITH_SWAP_V1, SOFT_V1],
-            &[LIMIT_V2, SWAP_V2, SOFT_V2],
-            live,
-        )
+    fn observe(&self, target: &Target, declaration: &Declaration, live: &mut Live) -> Result<()> {
+        let v1 = [
+            LIMIT_V1,
+            WITH_SWAP_V1,
+            SOFT_V1,
+            SWAPPINESS_V1,
+            OOM_CONTROL_V1,
+        ];
+        let v2 = [LIMIT_V2, SWAP_V2, SOFT_V2];
+        observation::read_files(CONTROLLER, target, &v1, &v2, live)?;
+        unified::observe(CONTROLLER, target, declaration, live)
     }
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
@@ -229,7 +346,7 @@ impl Isolator for MemIsolator {
             );
         }
         if let (Some(Amount::Bytes(both)), Ok(Some(Amount::Bytes(swap)))) =
-            (declared.with_swap, declared.swap_alone())
+            (declared.with_swap, declared.swap_alone(declared.limit))
         {
             let v1 = |content: &str| upper_in_pages(both, limit(content));
             let v2 = |content: &str| upper_in_pages(swap, limit(content));
@@ -250,6 +367,23 @@ impl Isolator for MemIsolator {
                 item("memory reservation", bytes).compare(live, &[(SOFT_V1, &v1), (SOFT_V2, &v2)]),
             );
         }
+        if let Some(swappiness) = declared.swappiness {
+            // More or less of it isolates neither more nor less.
+            let judge = |content: &str| match limit(content) == Some(swappiness) {
+                true => Verdict::Match,
+                false => Verdict::Unknown,
+            };
+            findings.push(item("swappiness", swappiness).compare(live, &[(SWAPPINESS_V1, &judge)]));
+        }
+        if declared.disable_oom_killer {
+            let judge = |content: &str| match content.lines().any(|l| l == "oom_kill_disable 1") {
+                true => Verdict::Match,
+                false => Verdict::Weaker,
+            };
+            findings
+                .push(item("oom killer disabled", 1).compare(live, &[(OOM_CONTROL_V1, &judge)]));
+        }
+        findings.extend(unified::compare(NAME, declaration, CONTROLLER, live));
         findings
     }
 
@@ -268,7 +402,7 @@ mod tests {
             with_swap: Amount::of(Some(with_swap)),
             ..Declared::default()
         };
-        declared.swap_alone()
+        declared.swap_alone(declared.limit)
     }
 
     #[test]
@@ -277,11 +411,13 @@ mod tests {
         assert_eq!(swap(100, 100).expect("valid"), Some(Amount::Bytes(0)));
         assert_eq!(swap(100, -1).expect("valid"), Some(Amount::Unlimited));
         assert_eq!(swap(100, 0).expect("valid"), None);
+        assert_eq!(swap(-1, 0).expect("valid"), Some(Amount::Unlimited));
+        assert_eq!(swap(-1, 50).expect("valid"), Some(Amount::Bytes(50)));
     }
 
     #[test]
     fn a_sum_below_the_memory_or_without_it_is_refused_by_name() {
-        for (limit, with_swap) in [(100, 99), (-1, 50), (0, 50)] {
+        for (limit, with_swap) in [(100, 99), (0, 50)] {
             let error = swap(limit, with_swap).expect_err("refused").to_string();
             assert!(error.contains("linux.resources.memory.swap"), "{error}");
         }

@@ -5,7 +5,9 @@
 //! any process is in the cgroup, so that there is no moment without them and even a limit below the size of our own
 //! child takes effect.
 
+pub mod blkio;
 pub mod cpu;
+pub mod cpuset;
 pub mod device_rules;
 pub mod devices;
 pub mod directory;
@@ -13,20 +15,35 @@ mod freeze;
 pub mod freezer;
 pub mod group;
 pub mod hierarchy;
+pub mod hugetlb;
 pub mod mem;
 mod members;
 pub mod memory_watch;
+pub mod net_cls;
+pub mod net_prio;
 pub mod observation;
+pub mod perf_event;
 pub mod pids;
 pub mod placement;
+pub mod rdma;
+mod unified;
 
+pub use blkio::BlkioIsolator;
 pub use cpu::CpuIsolator;
+pub use cpuset::CpusetIsolator;
 pub use devices::DevicesIsolator;
 pub use freezer::FreezerIsolator;
 pub use group::Group;
+pub use hugetlb::HugetlbIsolator;
 pub use mem::MemIsolator;
+pub use net_cls::NetClsIsolator;
+pub use net_prio::NetPrioIsolator;
+pub use perf_event::PerfEventIsolator;
 pub use pids::PidsIsolator;
 pub use placement::placement;
+pub use rdma::RdmaIsolator;
+
+use std::io::ErrorKind;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -41,56 +58,111 @@ fn resources(declaration: &Declaration) -> Option<&LinuxResources> {
     declaration.spec.linux().as_ref()?.resources().as_ref()
 }
 
-/// The keys of `linux.resources.unified` that belong to one controller, as file and value.
-fn unified<'a>(declaration: &'a Declaration, controller: &str) -> Vec<(&'a str, &'a str)> {
-    let all = resources(declaration).and_then(|resources| resources.unified().as_ref());
-    let mut own: Vec<(&str, &str)> = all
-        .into_iter()
-        .flatten()
-        .filter(|(file, _)| file.split_once('.').is_some_and(|(c, _)| c == controller))
-        .map(|(file, value)| (file.as_str(), value.as_str()))
-        .collect();
-    own.sort_unstable();
-    own
-}
+/// Controllers that an isolator of their own answers for; `cgroups/freezer` takes what is left.
+const WITH_ISOLATOR: [&str; 14] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "io",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
 
-/// Makes the container's directory for a controller.
+/// Makes the container's directory for a controller, also where nothing is declared: there it is contained and
+/// accounted. `None`: no hierarchy has the controller, or it cannot be written, and nothing asks for it.
 fn create(
     isolator: &'static str,
     controller: &str,
     id: &ContainerId,
     declaration: &Declaration,
-) -> Result<Directory> {
-    let directory =
-        Directory::of(controller, id, &declaration.cgroups)?.ok_or_else(|| Error::Unsupported {
-            isolator,
-            feature: format!("the {controller} controller, which no mounted cgroup hierarchy has"),
-        })?;
-    directory.create(Some(controller))?;
-    Ok(directory)
-}
-
-/// Writes the keys of `linux.resources.unified` for one controller.
-fn write_unified(directory: &Directory, controller: &str, declaration: &Declaration) -> Result<()> {
-    for (file, value) in unified(declaration, controller) {
-        let refuse = |rule: &str| Error::Config {
-            field: "linux.resources.unified",
-            value: format!("{file}={value}"),
-            rule: rule.to_owned(),
-        };
-        if directory.version() == Version::V1 {
-            let rule = format!("the {controller} controller is on cgroup v1 on this host");
-            return Err(refuse(&rule));
+    is_declared: bool,
+) -> Result<Option<Directory>> {
+    unified::check(declaration, controller)?;
+    let is_declared = is_declared || !unified::of(declaration, controller).is_empty();
+    match Directory::of(controller, id, &declaration.cgroups)? {
+        None if is_declared => Err(no_controller(isolator, controller)),
+        None => Ok(None),
+        Some(directory) if is_declared => {
+            directory.create(Some(controller))?;
+            Ok(Some(directory))
         }
-        if file.contains('/') {
-            return Err(refuse("a key is the name of one file"));
+        Some(directory) if !directory.is_writable() => Ok(None),
+        Some(directory) => {
+            directory.create(None)?;
+            directory.offer(controller);
+            Ok(Some(directory))
         }
-        directory.write(file, value)?;
     }
-    Ok(())
 }
 
-/// What a launch must do so that the container ends up in this directory.
+/// The running container's directory for a controller that something is declared for.
+fn existing(
+    isolator: &'static str,
+    controller: &str,
+    id: &ContainerId,
+    declaration: &Declaration,
+    is_declared: bool,
+) -> Result<Option<Directory>> {
+    unified::check(declaration, controller)?;
+    if !is_declared && unified::of(declaration, controller).is_empty() {
+        return Ok(None);
+    }
+    let directory = Directory::of(controller, id, &declaration.cgroups)?
+        .ok_or_else(|| no_controller(isolator, controller))?;
+    if directory.version() == Version::V2 {
+        directory.pass_down(controller)?;
+    }
+    Ok(Some(directory))
+}
+
+fn no_controller(isolator: &'static str, controller: &str) -> Error {
+    Error::Unsupported {
+        isolator,
+        feature: format!("the {controller} controller, which no mounted cgroup hierarchy has"),
+    }
+}
+
+/// Writes values that the kernel checks against each other, in whichever order it takes them: one that it refuses as
+/// invalid is written again after the others, as long as that helps.
+fn write_settled(directory: &Directory, mut values: Vec<(&str, String)>) -> Result<()> {
+    loop {
+        let (before, mut refused, mut first) = (values.len(), Vec::new(), None);
+        for (file, value) in values {
+            match directory.write(file, &value) {
+                Err(error) if error.is_kind(ErrorKind::InvalidInput) => {
+                    first.get_or_insert(error);
+                    refused.push((file, value));
+                }
+                other => other?,
+            }
+        }
+        match first {
+            None => return Ok(()),
+            Some(error) if refused.len() == before => return Err(error),
+            Some(_) => values = refused,
+        }
+    }
+}
+
+/// What a launch must do so that the container ends up in these directories.
+fn join_all<'a>(directories: impl IntoIterator<Item = &'a Directory>) -> ContainerLaunchInfo {
+    let mut info = ContainerLaunchInfo::default();
+    for directory in directories {
+        let join = join(directory);
+        info.cgroup_v1.extend(join.cgroup_v1);
+        info.cgroup_v2 = info.cgroup_v2.or(join.cgroup_v2);
+    }
+    info
+}
+
 fn join(directory: &Directory) -> ContainerLaunchInfo {
     let path = directory.path().to_owned();
     match directory.version() {

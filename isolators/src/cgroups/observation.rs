@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::directory;
 use super::hierarchy::{Hierarchies, Version, memberships};
+use crate::declaration::Declaration;
 use crate::error::{Error, Result};
 use crate::live::{Finding, Live, Target, Verdict};
 
@@ -158,6 +159,63 @@ pub fn upper(declared: u64, live: Option<u64>) -> Verdict {
         Some(live) if live == declared => Verdict::Match,
         Some(live) if live < declared => Verdict::Stronger,
         _ => Verdict::Weaker,
+    }
+}
+
+/// The same for bytes: the kernel rounds down to whole pages, of 4, 16 or 64 KiB.
+pub fn upper_in_pages(declared: u64, live: Option<u64>) -> Verdict {
+    let rounded = |page| declared - declared % page;
+    match live {
+        Some(live) if [4096, 16_384, 65_536].map(rounded).contains(&live) => Verdict::Match,
+        live => upper(declared, live),
+    }
+}
+
+/// Notes the target's cgroup in the hierarchies of `controller`, if the container could be given one of its own there.
+///
+/// # Errors
+/// When the process is gone or may not be looked at.
+pub fn locate_own(controller: &str, target: &Target, live: &mut Live) -> Result<()> {
+    let host = Hierarchies::of_this_host()?;
+    match host.of(controller).filter(|hierarchy| hierarchy.writable) {
+        Some(_) => locate(controller, target, live).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Whether the target is in a cgroup of its own in the v1 hierarchy of `controller`. (On v2 `cgroups/freezer` says so
+/// for all controllers.) Nothing when there is none.
+pub fn own_cgroup(
+    isolator: &'static str,
+    controller: &str,
+    declaration: &Declaration,
+    live: &Live,
+) -> Option<Finding> {
+    let path = live.cgroup_paths.get(controller)?;
+    let parent = declaration.cgroups.parent_of(controller);
+    Some(Finding {
+        isolator,
+        item: match controller {
+            "freezer" | "" => "cgroup of its own".into(),
+            name => format!("{name} cgroup of its own"),
+        },
+        declared: format!("below {}", parent.display()),
+        live: path.clone(),
+        verdict: below(path, parent),
+        read_from: "/proc/PID/cgroup".into(),
+    })
+}
+
+/// Whether a cgroup, as /proc shows it, lies below a parent.
+fn below(path: &str, parent: &Path) -> Verdict {
+    // Outside what our mounts show.
+    if path.starts_with("/..") {
+        return Verdict::Unknown;
+    }
+    let below = Path::new(path).strip_prefix(parent);
+    match below.is_ok_and(|rest| rest.components().next().is_some()) {
+        true => Verdict::Match,
+        false => Verdict::Weaker,
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! runtime-spec config-linux "PIDs"; the kernel's cgroup-v1/pids and cgroup-v2 "PID". The file has one name in both.
 
+use super::directory::Directory;
 use super::observation::{self, Item, limit, upper};
+use super::unified;
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::Result;
 use crate::isolator::Isolator;
@@ -17,10 +19,19 @@ const MAX: &str = "pids.max";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PidsIsolator;
 
-/// The declared limit; zero and negative numbers are none.
-fn declared(declaration: &Declaration) -> Option<u64> {
+/// The declared limit, `Some(None)` for no limit: that is what negative numbers are. Zero would leave room for nothing;
+/// every runtime makes it one.
+fn declared(declaration: &Declaration) -> Option<Option<u64>> {
     let pids = super::resources(declaration)?.pids().as_ref()?;
-    u64::try_from(pids.limit()).ok().filter(|limit| *limit > 0)
+    Some(u64::try_from(pids.limit()).ok().map(|limit| limit.max(1)))
+}
+
+fn write(directory: &Directory, declaration: &Declaration) -> Result<()> {
+    if let Some(limit) = declared(declaration) {
+        let text = limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+        directory.write(MAX, &text)?;
+    }
+    unified::write(directory, CONTROLLER, declaration)
 }
 
 impl Isolator for PidsIsolator {
@@ -29,16 +40,25 @@ impl Isolator for PidsIsolator {
     }
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
-        let directory = super::create(NAME, CONTROLLER, id, declaration)?;
-        if let Some(limit) = declared(declaration) {
-            directory.write(MAX, &limit.to_string())?;
+        let is_declared = declared(declaration).is_some_and(|limit| limit.is_some());
+        let directory = super::create(NAME, CONTROLLER, id, declaration, is_declared)?;
+        if let Some(directory) = &directory {
+            write(directory, declaration)?;
         }
-        super::write_unified(&directory, CONTROLLER, declaration)?;
-        Ok(super::join(&directory))
+        Ok(super::join_all(&directory))
     }
 
-    fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {
-        observation::read_files(CONTROLLER, target, &[MAX], &[MAX], live)
+    fn update(&self, id: &ContainerId, declaration: &Declaration) -> Result<()> {
+        let is_declared = declared(declaration).is_some();
+        match super::existing(NAME, CONTROLLER, id, declaration, is_declared)? {
+            Some(directory) => write(&directory, declaration),
+            None => Ok(()),
+        }
+    }
+
+    fn observe(&self, target: &Target, declaration: &Declaration, live: &mut Live) -> Result<()> {
+        observation::read_files(CONTROLLER, target, &[MAX], &[MAX], live)?;
+        unified::observe(CONTROLLER, target, declaration, live)
     }
 
     fn compare(&self, declaration: &Declaration, live: &Live) -> Vec<Finding> {
@@ -51,7 +71,10 @@ impl Isolator for PidsIsolator {
             };
             item.compare(live, &[(MAX, &|content| upper(declared, limit(content)))])
         };
-        declared(declaration).map(compare).into_iter().collect()
+        let limit = declared(declaration).flatten();
+        let mut findings: Vec<Finding> = limit.map(compare).into_iter().collect();
+        findings.extend(unified::compare(NAME, declaration, CONTROLLER, live));
+        findings
     }
 
     fn cleanup(&self, id: &ContainerId, declaration: &Declaration) -> Result<()> {

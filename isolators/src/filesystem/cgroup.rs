@@ -1,10 +1,13 @@
 //! What a mount of type `cgroup` becomes: the container's own cgroups, in the form that the host has them.
 //!
 //! cgroups(7). On v2 one cgroup2 mount. On v1 a small tmpfs with one mount for each hierarchy that our `cgroups/`
-//! isolators give the container a directory in (of the others it would see the host's tree), and links for controllers
-//! that share one; on a hybrid host `unified` is among them. Made in the
-//! container's new cgroup namespace, each shows the container's own cgroup as its root. All of them are read-only: on
-//! v1 whoever can write `release_agent` runs a program on the host (CVE-2022-0492).
+//! isolators give the container a directory in, which are those that can be written (of the others it would see the
+//! host's tree), and links for controllers that share one; on a hybrid host `unified` is among them. Made in the
+//! container's new cgroup namespace, each shows the container's own cgroup as its root.
+//!
+//! They are read-only unless the declaration says `rw`. With that, v2 still keeps the container's own limits from it
+//! (nsdelegate); v1 does not: root in the container can then change them, as with every other runtime. `release_agent`,
+//! which runs programs on the host (CVE-2022-0492), is in the root of a hierarchy alone and so never in there.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -39,9 +42,6 @@ const CONTROLLERS: [&str; 15] = [
     "rdma",
 ];
 
-/// Those that an isolator makes a directory of the container in.
-const OWN: [&str; 5] = ["cpu", "devices", "freezer", "memory", "pids"];
-
 /// One v1 hierarchy of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Hierarchy {
@@ -52,6 +52,8 @@ struct Hierarchy {
     name: Option<String>,
     /// Options that a second mount has to repeat.
     flags: BTreeSet<String>,
+    /// Whether directories can be made in it.
+    writable: bool,
 }
 
 impl Hierarchy {
@@ -62,6 +64,9 @@ impl Hierarchy {
             controllers: BTreeSet::new(),
             name: None,
             flags: BTreeSet::new(),
+            writable: [&mount.options, &mount.super_options]
+                .iter()
+                .all(|options| options.iter().any(|option| option == "rw")),
         };
         for option in &mount.super_options {
             if let Some(name) = option.strip_prefix("name=") {
@@ -76,13 +81,10 @@ impl Hierarchy {
         is_known.then_some(hierarchy)
     }
 
-    fn has_own_directory(&self) -> bool {
-        self.own_controller().is_some()
-    }
-
-    fn own_controller(&self) -> Option<&'static str> {
-        OWN.into_iter()
-            .find(|controller| self.controllers.contains(*controller))
+    /// A controller of it, or its name where it has none, as /proc/self/cgroup writes it.
+    fn any_controller(&self) -> Option<String> {
+        let named = || self.name.as_ref().map(|name| format!("name={name}"));
+        self.controllers.first().cloned().or_else(named)
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -110,13 +112,17 @@ pub type Place<'a> = dyn Fn(Option<&str>) -> Result<Option<PathBuf>> + 'a;
 /// The mounts for `cgroups`, where `host` is the mount table of this process.
 ///
 /// # Errors
-/// When the host has no cgroups mounted, or `rw` is asked for on v1.
+/// When the host has no cgroups mounted.
 pub fn mounts(cgroups: &Cgroups, host: &[LiveMount], place: &Place<'_>) -> Result<Vec<Mount>> {
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     let of_type = |fstype: &'static str| host.iter().filter(move |mount| mount.fstype == fstype);
     for hierarchy in of_type("cgroup").filter_map(Hierarchy::of) {
-        if !hierarchies.iter().any(|known| known.is_same(&hierarchy)) {
-            hierarchies.push(hierarchy);
+        match hierarchies
+            .iter_mut()
+            .find(|known| known.is_same(&hierarchy))
+        {
+            Some(known) => known.writable |= hierarchy.writable,
+            None => hierarchies.push(hierarchy),
         }
     }
     let has_v2 = of_type("cgroup2").next().is_some();
@@ -129,13 +135,8 @@ pub fn mounts(cgroups: &Cgroups, host: &[LiveMount], place: &Place<'_>) -> Resul
             Ok(vec![mount])
         }
         (true, false) => Err(missing()),
-        (false, _) if cgroups.read_write => Err(Error::Config {
-            field: "mounts",
-            value: format!("{} with option \"rw\"", cgroups.target.to_string_lossy()),
-            rule: "writable cgroup v1 hierarchies give the host away; use ro".to_owned(),
-        }),
         (false, _) => {
-            hierarchies.retain(Hierarchy::has_own_directory);
+            hierarchies.retain(|hierarchy| hierarchy.writable);
             v1(cgroups, &hierarchies, has_v2, place)
         }
     }
@@ -162,7 +163,7 @@ fn v1(
         }
         let kind = match cgroups.own_namespace {
             true => filesystem(c"cgroup".into(), hierarchy.options()?),
-            false => bound(place(hierarchy.own_controller())?)?,
+            false => bound(place(hierarchy.any_controller().as_deref())?)?,
         };
         mounts.push(restricted(below(&directory)?, kind));
         directories.push(directory);
@@ -179,6 +180,11 @@ fn v1(
         let name: CString = c"unified".into();
         mounts.push(unified(cgroups, below(&name)?, place)?);
         directories.push(name);
+    }
+    if cgroups.read_write && cgroups.own_namespace {
+        for mount in &mut mounts {
+            mount.attributes.set &= !MOUNT_ATTR_RDONLY;
+        }
     }
     // Its directories and links are there before it is mounted, so it can be read-only from the start.
     let top = MountKind::Devices {
@@ -309,8 +315,18 @@ mod tests {
     fn v1_and_hybrid_hosts_have_their_hierarchies_repeated() {
         // The second cpu line is the same hierarchy, mounted again elsewhere.
         let again = "/mnt/cpu rw - cgroup cgroup rw,cpu,cpuacct";
-        let host = table(&[CPU, again, SYSTEMD, UNIFIED]);
-        assert!(mounts(&wanted(true), &host).is_err());
+        let closed = "/sys/fs/cgroup/misc ro - cgroup cgroup rw,misc";
+        let host = table(&[CPU, again, SYSTEMD, closed, UNIFIED]);
+        let writable: Vec<bool> = mounts(&wanted(true), &host)
+            .unwrap()
+            .iter()
+            .map(|mount| mount.attributes.set & MOUNT_ATTR_RDONLY == 0)
+            .collect();
+        assert_eq!(
+            writable,
+            [false, true, true, true],
+            "the tmpfs above has no use for it"
+        );
         let mounts = mounts(&wanted(false), &host).unwrap();
         assert!(
             mounts
@@ -323,6 +339,7 @@ mod tests {
             [
                 "/sys/fs/cgroup",
                 "/sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/systemd",
                 "/sys/fs/cgroup/unified"
             ]
         );
@@ -334,7 +351,7 @@ mod tests {
         };
         let link = |name: &str| (text(name).unwrap(), c"cpu,cpuacct".into());
         assert_eq!(*links, [link("cpu"), link("cpuacct")]);
-        assert_eq!(directories.len(), 2);
+        assert_eq!(directories.len(), 3);
         let options = |at: usize| match &mounts[at].kind {
             MountKind::Filesystem { options, .. } => options.clone(),
             _ => Vec::new(),
@@ -343,7 +360,12 @@ mod tests {
             options(1),
             [(c"cpu".into(), None), (c"cpuacct".into(), None)]
         );
-        assert_eq!(options(2), []);
+        let named = [
+            (c"none".into(), None),
+            (c"name".into(), Some(c"systemd".into())),
+        ];
+        assert!(named.iter().all(|option| options(2).contains(option)));
+        assert_eq!(options(3), []);
     }
 
     #[test]
@@ -360,7 +382,7 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(sources, ["/cg/cpu", "/cg/unified"]);
+        assert_eq!(sources, ["/cg/cpu", "/cg/name=systemd", "/cg/unified"]);
         assert!(
             mounts
                 .iter()

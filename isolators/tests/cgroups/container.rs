@@ -7,14 +7,12 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use oci_spec::runtime::Spec;
+use tepui_isolators::cgroups::MemIsolator;
 use tepui_isolators::cgroups::directory::Directory;
 use tepui_isolators::cgroups::hierarchy::{Hierarchies, Version};
-use tepui_isolators::cgroups::{
-    CpuIsolator, DevicesIsolator, FreezerIsolator, MemIsolator, PidsIsolator,
-};
 use tepui_isolators::{
     CgroupPlacement, ContainerId, ContainerLaunchInfo, Declaration, Isolator, Live, RootFilesystem,
-    Target, Verdict, Watch,
+    Target, Verdict, Watch, registry,
 };
 
 /// A spec with these `linux.resources`.
@@ -23,7 +21,7 @@ pub fn spec(resources: &str) -> Spec {
     serde_json::from_str(&text).expect("a spec")
 }
 
-/// One container with the five isolators; whatever is left of it goes when it is dropped.
+/// One container with the cgroup isolators; whatever is left of it goes when it is dropped.
 pub struct Container {
     pub id: ContainerId,
     pub declaration: Declaration,
@@ -60,14 +58,10 @@ impl Container {
         }
     }
 
-    pub fn isolators() -> [Box<dyn Isolator>; 5] {
-        [
-            Box::new(FreezerIsolator),
-            Box::new(CpuIsolator),
-            Box::new(MemIsolator),
-            Box::new(PidsIsolator),
-            Box::new(DevicesIsolator),
-        ]
+    pub fn isolators() -> Vec<Box<dyn Isolator>> {
+        let all = registry::all().into_iter();
+        all.filter(|isolator| isolator.name().starts_with("cgroups/"))
+            .collect()
     }
 
     pub fn prepare_all(&self) -> tepui_isolators::Result<ContainerLaunchInfo> {

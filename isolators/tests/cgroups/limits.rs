@@ -50,7 +50,7 @@ fn what_was_declared_is_seen_at_a_process_inside_and_missed_at_one_outside() {
     );
     let workload = container.start("true");
     let inside = container.findings(workload.child.id());
-    assert_eq!(inside.len(), 8, "{inside:?}");
+    assert!(inside.len() >= 8, "{inside:?}");
     for (item, verdict) in &inside {
         assert_eq!(*verdict, Verdict::Match, "{item}");
     }
@@ -87,7 +87,7 @@ fn a_number_that_was_raised_behind_our_back_is_weaker() {
     write("pids", "pids.max", "pids.max", "max");
     write("cpu", "cpu.cfs_quota_us", "cpu.max", "30000");
     for (item, verdict) in container.findings(workload.child.id()) {
-        if item != "cgroup of its own" {
+        if !item.ends_with("cgroup of its own") {
             assert_eq!(verdict, Verdict::Weaker, "{item}");
         }
     }
@@ -106,8 +106,10 @@ fn the_pids_limit_holds_and_none_means_none() {
     container.cleanup().expect("cleanup");
     assert_eq!(workload.line(), "", "no third one");
     drop(container);
-    let container = Container::prepare(r#"{"pids":{"limit":0}}"#);
-    assert_eq!(container.file("pids", "pids.max", "pids.max"), "max");
+    for (limit, expected) in [("-1", "max"), ("0", "1")] {
+        let container = Container::prepare(&format!(r#"{{"pids":{{"limit":{limit}}}}}"#));
+        assert_eq!(container.file("pids", "pids.max", "pids.max"), expected);
+    }
 }
 
 #[test]

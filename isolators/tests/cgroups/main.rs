@@ -16,8 +16,10 @@ macro_rules! requires_root {
 }
 
 mod container;
+mod controllers;
 mod devices;
 mod group;
 mod limits;
 mod memory;
 mod removal;
+mod update;
