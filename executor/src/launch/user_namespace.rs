@@ -189,3 +189,77 @@ impl Drop for Helper {
         while let Err(Errno::INTR) = rustix::process::waitid(id.clone(), WaitIdOptions::EXITED) {}
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::launch::tree;
+
+    fn is_root() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        assert!(is_root || std::env::var_os("REQUIRE_ALL").is_none());
+        is_root
+    }
+
+    #[test]
+    fn the_maps_of_a_namespace_are_those_it_was_made_with() {
+        if !is_root() {
+            return;
+        }
+        let map = |inside, outside, count| IdMap {
+            inside,
+            outside,
+            count,
+        };
+        let maps = IdMaps {
+            users: vec![map(0, 100_000, 10), map(100, 7, 1)],
+            groups: vec![map(0, 200_000, 65_536)],
+        };
+        assert_eq!(maps_of(&with_maps(&maps).unwrap()).unwrap(), maps);
+        let overlapping = IdMaps {
+            users: vec![map(0, 0, 10), map(5, 20, 10)],
+            ..maps
+        };
+        assert!(with_maps(&overlapping).is_err());
+    }
+
+    #[test]
+    fn flags_of_a_tree_that_is_opened_there_cannot_be_cleared() {
+        if !is_root() {
+            return;
+        }
+        // setns(2) wants a thread that shares its directories with no other.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+        let here = std::env::current_dir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let path = std::ffi::CString::new(path).unwrap();
+        let flags = rustix::mount::MountFlags::NOSUID;
+        rustix::mount::mount(c"none", &path, c"tmpfs", flags, None::<&std::ffi::CStr>).unwrap();
+        let locked = LockedMounts::new().unwrap();
+        let open = || tree::open(&path, false, false).unwrap();
+        let (free, tree) = (open(), locked.within(|| Ok(open())).unwrap());
+        assert_eq!(std::env::current_dir().unwrap(), here);
+        let nosuid = libc::MOUNT_ATTR_NOSUID;
+        for tree in [&free, &tree] {
+            let flags = rustix::fs::fstatvfs(tree).unwrap().f_flag;
+            assert!(flags.contains(rustix::fs::StatVfsMountFlags::NOSUID));
+        }
+        let clear = |tree: &OwnedFd| sys::change_mount_attributes(tree.as_fd(), 0, nosuid, false);
+        assert_eq!(clear(&tree), Err(Errno::PERM));
+        assert_eq!(clear(&free), Ok(()));
+        // Those that nobody asked for stay, and others can be added.
+        let attributes = |set, clear, reset| tree::Changes {
+            attributes: tepui_isolators::launch_info::MountAttributes { set, clear, reset },
+            ..Default::default()
+        };
+        let read_only = libc::MOUNT_ATTR_RDONLY;
+        tree::change(tree.as_fd(), &attributes(read_only, 0, nosuid)).unwrap();
+        let flags = rustix::fs::fstatvfs(&tree).unwrap().f_flag;
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::NOSUID));
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        let explicit = attributes(read_only, nosuid, 0);
+        assert_eq!(tree::change(tree.as_fd(), &explicit), Err(Errno::PERM));
+    }
+}
