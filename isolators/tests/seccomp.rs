@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -16,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tepui_isolators::launch_info::SeccompFilter;
 use tepui_isolators::linux::seccomp::{
     Abi, Outcome, SeccompIsolator, docker_default, intervals, resolve, running_kernel,
+    supported_flags,
 };
 use tepui_isolators::live::LiveSeccomp;
 use tepui_isolators::{
@@ -354,4 +356,104 @@ fn the_least_filtered_thread_counts() {
         "{:?}",
         live.seccomp
     );
+}
+
+/// Loads a filter with a listener into the calling thread.
+fn load_listening(filter: &SeccompFilter) -> OwnedFd {
+    let program = libc::sock_fprog {
+        len: filter.program.len() as u16,
+        filter: filter.program.as_ptr().cast_mut(),
+    };
+    // SAFETY: only numbers go in.
+    assert_eq!(
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
+        0
+    );
+    let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
+    // SAFETY: `program` points at as many instructions as it says, which live until the call returns.
+    let number = unsafe { libc::syscall(call, mode, filter.flags, &raw const program) };
+    assert!(number >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(number as i32) }
+}
+
+/// The next call that waits for an answer.
+fn receive(listener: &OwnedFd) -> libc::seccomp_notif {
+    let mut ready = [PollFd::new(listener, PollFlags::IN)];
+    let limit = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut ready, Some(&limit)).unwrap(), 1, "no call came");
+    // SAFETY: plain numbers, which the kernel wants to be zero.
+    let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    let request = libc::SECCOMP_IOCTL_NOTIF_RECV;
+    // SAFETY: the kernel writes one such struct.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), request, &raw mut call) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    call
+}
+
+fn answer(listener: &OwnedFd, id: u64, val: i64, error: i32, flags: u32) {
+    let mut answer = libc::seccomp_notif_resp {
+        id,
+        val,
+        error,
+        flags,
+    };
+    let request = libc::SECCOMP_IOCTL_NOTIF_SEND;
+    // SAFETY: the kernel reads one such struct.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), request, &raw mut answer) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+#[test]
+fn a_notified_call_waits_for_its_listener_and_fails_without_one() {
+    const ASKED: u64 = 0o712;
+    let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_ARM"],
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY",
+                      "args": [{"index": 1, "value": 458, "op": "SCMP_CMP_EQ"}]}]}"#;
+    let mut seccomp: LinuxSeccomp = serde_json::from_str(json).unwrap();
+    // All that this kernel has: beside a listener TSYNC must not reach it.
+    let flags = serde_json::to_value(supported_flags()).unwrap();
+    seccomp.set_flags(serde_json::from_value(flags).unwrap());
+    let filter = prepared(&declaration(seccomp));
+    let (loaded, is_loaded) = mpsc::channel();
+    let filtered = std::thread::spawn(move || {
+        let listener = load_listening(&filter);
+        loaded.send(listener).unwrap();
+        let mkdir = |mode: u64| {
+            let path = c"/nobody/has/this/directory".as_ptr();
+            // SAFETY: a constant string; the directory cannot be made.
+            match unsafe { libc::syscall(libc::SYS_mkdir, path, mode) } {
+                -1 => -i64::from(io::Error::last_os_error().raw_os_error().unwrap()),
+                value => value,
+            }
+        };
+        [ASKED, 0o711, ASKED, ASKED, ASKED].map(mkdir)
+    });
+    let listener = is_loaded.recv().unwrap();
+    let call = receive(&listener);
+    assert_eq!(i64::from(call.data.nr), libc::SYS_mkdir);
+    assert_eq!(
+        (call.data.arch, call.data.args[1]),
+        (Abi::X86_64.audit_arch(), ASKED)
+    );
+    answer(&listener, call.id, 7, 0, 0);
+    let call = receive(&listener);
+    answer(&listener, call.id, 0, -libc::ENOMEDIUM, 0);
+    let call = receive(&listener);
+    answer(
+        &listener,
+        call.id,
+        0,
+        0,
+        libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+    );
+    receive(&listener);
+    drop(listener);
+    let (missing, no_medium, nobody) = (libc::ENOENT, libc::ENOMEDIUM, libc::ENOSYS);
+    let expected = [7, -missing, -no_medium, -missing, -nobody].map(i64::from);
+    assert_eq!(filtered.join().unwrap(), expected);
 }
