@@ -365,10 +365,8 @@ fn load_listening(filter: &SeccompFilter) -> OwnedFd {
         filter: filter.program.as_ptr().cast_mut(),
     };
     // SAFETY: only numbers go in.
-    assert_eq!(
-        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
-        0
-    );
+    let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(privileges, 0);
     let (call, mode) = (libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER);
     // SAFETY: `program` points at as many instructions as it says, which live until the call returns.
     let number = unsafe { libc::syscall(call, mode, filter.flags, &raw const program) };

@@ -61,16 +61,20 @@ pub fn check(steps: &[Step]) -> Result<()> {
 fn calls_of(step: &Step) -> Vec<&'static str> {
     match step {
         Step::Rendezvous(_) => vec!["read", "write"],
-        Step::Hook(_) => vec![
-            "clone",
-            "close_range",
-            "dup3",
-            "execve",
-            "lseek",
-            "poll",
-            "rt_sigprocmask",
-            "waitid",
-        ],
+        Step::Hook(hook) => {
+            let ends_it = hook.timeout.map(|_| "pidfd_send_signal");
+            let always = [
+                "clone",
+                "close_range",
+                "dup3",
+                "execve",
+                "lseek",
+                "ppoll",
+                "rt_sigprocmask",
+                "waitid",
+            ];
+            always.into_iter().chain(ends_it).collect()
+        }
         Step::Attribute(Attribute::Personality(_)) => vec!["personality"],
         Step::BoundingSet(_) | Step::NoNewPrivileges => vec!["prctl"],
         Step::Ids(ids) => {
