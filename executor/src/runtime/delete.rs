@@ -1,14 +1,119 @@
-//! x
-use super::error::Result;
-use super::store::Entry;
+//! `delete`: releases everything that a container holds, by name. `--force` ends it first.
+
+use std::time::Duration;
+
+use tepui_isolators::cgroups::directory::Directory;
+use tepui_isolators::cgroups::group::Group;
+use tepui_isolators::cgroups::hierarchy::Version;
 use tepui_isolators::{Declaration, registry};
 
-/// Releases everything that a container has by name, its state directory last.
+use super::arguments::Delete;
+use super::command_line::Globals;
+use super::error::Result;
+use super::store::{self, Entry, State, Status, Store};
+use super::{Failure, hooks, log};
+use crate::pidfd::ended_within;
+use crate::report::chain;
+
+/// How long the end of a killed process may take before we look whether somebody froze it.
+const FIRST_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long it may take when nothing is wrong but its size.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the command.
+pub(super) fn run(globals: &Globals, arguments: &Delete) -> Result<(), Failure> {
+    let store = Store::open(&globals.root);
+    let entry = match store.load(&arguments.id) {
+        Err(store::Error::DoesNotExist(_)) if arguments.force => return Ok(()),
+        other => other?,
+    };
+    let lock = match entry.lock() {
+        // Whoever is making or changing it may hang, in a hook for example: what it works on ends now, and it with that.
+        Err(store::Error::Busy(_)) if arguments.force => {
+            end(&entry)?;
+            entry.lock()
+        }
+        other => other,
+    };
+    let _lock = match lock {
+        Err(store::Error::DoesNotExist(_)) if arguments.force => return Ok(()),
+        other => other?,
+    };
+    // Read again: it may have changed before the lock was ours.
+    let entry = store.load(&arguments.id)?;
+    match entry.status()? {
+        _ if arguments.force => end(&entry)?,
+        Status::Stopped => {}
+        Status::Created => end(&entry)?,
+        status => {
+            let id = entry.id();
+            return Err(
+                format!("cannot delete container {id} that is not stopped: {status}").into(),
+            );
+        }
+    }
+    let declaration = entry.declaration_to_release();
+    release(entry, &declaration)?;
+    Ok(store.sweep()?)
+}
+
+/// Kills the container's processes and waits for the end of the first one, by its descriptor.
+fn end(entry: &Entry) -> Result<(), Failure> {
+    let init = entry.init()?;
+    super::kill::send(entry, libc::SIGKILL, true)?;
+    let Some(init) = init else { return Ok(()) };
+    if ended_within(&init, FIRST_PATIENCE)? {
+        return Ok(());
+    }
+    bring_home(entry)?;
+    if ended_within(&init, LAST_PATIENCE)? {
+        return Ok(());
+    }
+    let pid = entry.state.identity.pid;
+    Err(format!(
+        "container init still running: pid {pid} of {} does not end after SIGKILL; /proc/{pid}/stack may say why",
+        entry.id()
+    )
+    .into())
+}
+
+/// Moves the first process back into the container's own freezer cgroup and thaws that: somebody may have moved it into
+/// a cgroup that is frozen, and a frozen process of v1 does not die. Their cgroup is left as it is.
+fn bring_home(entry: &Entry) -> Result<(), Failure> {
+    let identity = &entry.state.identity;
+    let freezer = Directory::of("freezer", &identity.id, &identity.cgroups)?;
+    if let Some(freezer) = freezer.filter(|freezer| freezer.version() == Version::V1) {
+        // It may have ended just now, and the cgroup may be gone; the wait that follows tells.
+        if let Err(error) = freezer.write("cgroup.procs", &identity.pid.to_string()) {
+            log::debug(format_args!("not moved: {}", chain(&error)));
+        }
+    }
+    Ok(Group::of(&identity.id, &identity.cgroups)?.thaw()?)
+}
+
+/// Releases everything that a container holds, by name, its state directory last, and runs the hooks for its end. For
+/// whoever holds its lock.
 ///
 /// # Errors
-/// When something is left.
+/// When something could not be released: the state stays, for another attempt.
 pub fn release(entry: Entry, declaration: &Declaration) -> Result<()> {
+    // This ends what is left in its cgroups.
     registry::cleanup(&registry::all(), entry.id(), declaration)?;
+    let state = entry.state.clone();
     entry.remove()?;
+    run_poststop_hooks(declaration, &state);
     Ok(())
+}
+
+/// A failure of these hooks is told but keeps nothing from being deleted (runtime-spec runtime.md "Lifecycle").
+fn run_poststop_hooks(declaration: &Declaration, state: &State) {
+    let hooks = declaration.spec.hooks().as_ref();
+    let Some(hooks) = hooks.and_then(|hooks| hooks.poststop().as_deref()) else {
+        return;
+    };
+    let stopped = hooks::state(state, &Status::Stopped.to_string(), 0);
+    if let Err(error) = hooks::run_host("poststop", hooks, &stopped, &state.bundle) {
+        log::warning(chain(&error));
+    }
 }

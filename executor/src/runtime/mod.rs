@@ -10,19 +10,134 @@ pub mod command_line;
 mod console;
 pub mod create;
 pub mod delete;
-pub mod features {
-    #![allow(missing_docs)]
-    pub const SPEC_VERSION: &str = "1.3.0";
-}
 mod descriptors;
 pub mod error;
 pub mod exec;
+pub mod features;
 mod foreground;
-mod freezer;
 mod home;
 mod hooks;
+pub mod kill;
+pub mod list;
 mod lock;
+pub mod log;
+pub mod pause;
+pub mod ps;
+pub mod public_state;
 pub mod run;
+pub mod spec;
 pub mod start;
 pub mod state;
 pub mod store;
+pub mod update;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use self::command_line::{Command, Globals, Stop};
+use self::public_state::PublicState;
+use self::store::{Entry, Store};
+use crate::report::chain;
+
+/// What a command that could not be carried out returns.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// What `exec` exits with when nothing was executed; every other command exits with 1.
+const EXEC_FAILED: u8 = 255;
+
+/// Runs the command line of this process. The exit status is the workload's own where one was waited for.
+pub fn main() -> ExitCode {
+    let line = command_line::parse(std::env::args_os());
+    if let Err(error) = log::start(&line.log) {
+        let file = line.log.file.unwrap_or_default();
+        log::failure(&format!(
+            "could not open the log {}: {error}",
+            file.display()
+        ));
+        return ExitCode::FAILURE;
+    }
+    let program = line.globals.program.clone();
+    let command = match line.command {
+        Ok(command) => command,
+        Err(Stop::Text(text)) => return finish(print(&text).map(|()| 0)),
+        Err(Stop::Misuse(text)) => return finish(Err(text.into())),
+    };
+    // A caller of these three looks for the command's name.
+    let (name, status) = match command {
+        Command::Create(_) => (Some("create"), 1),
+        Command::Run(_) => (Some("run"), 1),
+        Command::Exec(_) => (Some("exec"), EXEC_FAILED),
+        _ => (None, 1),
+    };
+    match (run_command(&line.globals, command), name) {
+        (Err(error), Some(name)) => {
+            let error = chain(error.as_ref());
+            log::failure(&match name {
+                "exec" => format!("exec failed: {error}"),
+                name => format!("{program} {name} failed: {error}"),
+            });
+            ExitCode::from(status)
+        }
+        (result, _) => finish(result),
+    }
+}
+
+fn finish(result: Result<u8, Failure>) -> ExitCode {
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            log::failure(&chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command(globals: &Globals, command: Command) -> Result<u8, Failure> {
+    let done = match command {
+        Command::Create(arguments) => return Ok(create::run(globals, arguments)?),
+        Command::Run(arguments) => return Ok(run::run(globals, arguments)?),
+        Command::Exec(arguments) => return Ok(exec::run(globals, *arguments)?),
+        Command::Start(arguments) => return Ok(start::run(globals, arguments)?),
+        Command::Checkpoint(_) | Command::Restore(_) => {
+            Err("this runtime can neither checkpoint nor restore a container".into())
+        }
+        Command::Delete(arguments) => delete::run(globals, &arguments),
+        Command::Events(arguments) => {
+            Err(format!("container {}: this build has no statistics", arguments.id).into())
+        }
+        Command::Features(_) => features::run(),
+        Command::Kill(arguments) => kill::run(globals, &arguments),
+        Command::List(arguments) => list::run(globals, &arguments),
+        Command::Pause(arguments) => pause::pause(globals, &arguments.id),
+        Command::Resume(arguments) => pause::resume(globals, &arguments.id),
+        Command::Ps(arguments) => ps::run(globals, &arguments),
+        Command::Spec(arguments) => spec::run(&arguments),
+        Command::State(arguments) => print_state(globals, &arguments.id),
+        Command::Update(arguments) => update::run(globals, &arguments),
+    };
+    done.map(|()| 0)
+}
+
+/// `state`.
+fn print_state(globals: &Globals, id: &str) -> Result<(), Failure> {
+    let entry = load(globals, id)?;
+    let text = serde_json::to_string_pretty(&PublicState::now(&entry)?)?;
+    print(&format!("{text}\n"))
+}
+
+/// The container that a command names.
+fn load(globals: &Globals, id: &str) -> store::Result<Entry> {
+    Store::open(&globals.root).load(id)
+}
+
+/// To standard output. A reader that has seen enough is no failure of ours, any other is: `println!` would panic.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

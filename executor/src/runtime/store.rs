@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
+use tepui_isolators::cgroups::group::Group;
 use tepui_isolators::{ContainerId, Declaration, RootFilesystem};
 
 use super::lock;
@@ -282,7 +283,7 @@ impl Entry {
                 false => Status::Stopped,
             });
         }
-        if super::freezer::is_frozen(identity)? {
+        if Group::of(&identity.id, &identity.cgroups)?.is_frozen()? {
             return Ok(Status::Paused);
         }
         Ok(match self.start_socket().symlink_metadata() {

@@ -6,5 +6,5 @@ mod devices;
 pub mod linux;
 pub mod look;
 mod mounts;
-mod options;
+pub mod options;
 pub mod writable;
