@@ -4,42 +4,28 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use oci_spec::runtime::{
-    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-    LinuxNamespaceType, Mount, Spec,
-};
-use serde::Serialize;
-use serde_json::Serializer;
-use serde_json::ser::PrettyFormatter;
 use tepui_isolators::cgroups::hierarchy::Hierarchies;
 
 use super::Failure;
-use super::arguments;
+use super::arguments::Spec;
 
 const FILE: &str = "config.json";
 
-/// The example for root on a host with cgroup v1.
+/// The example for root on a host with cgroup v1. It is changed as text, so that a person finds it in the order in
+/// which runtime-spec explains it.
 const EXAMPLE: &str = include_str!("example.json");
 
 /// Runs the command.
-pub(super) fn run(arguments: &arguments::Spec) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Spec) -> Result<(), Failure> {
     let path = match &arguments.bundle {
         Some(bundle) => bundle.join(FILE),
         None => Path::new(FILE).to_owned(),
     };
-    let mut spec: Spec = serde_json::from_str(EXAMPLE)?;
-    if !Hierarchies::of_this_host()?.has_v1_controllers() {
-        add_namespace(&mut spec, LinuxNamespaceType::Cgroup)?;
-    }
-    if arguments.rootless {
-        make_rootless(&mut spec)?;
-    }
-    let mut text = Vec::new();
-    let formatter = PrettyFormatter::with_indent(b"\t");
-    spec.serialize(&mut Serializer::with_formatter(&mut text, formatter))?;
+    let has_v1 = Hierarchies::of_this_host()?.has_v1_controllers();
+    let text = example(!has_v1, arguments.rootless);
     // A bundle that somebody worked on is never overwritten.
     match File::create_new(&path) {
-        Ok(mut file) => Ok(file.write_all(&text)?),
+        Ok(mut file) => Ok(file.write_all(text.as_bytes())?),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(format!("File {} exists. Remove it first", path.display()).into())
         }
@@ -47,89 +33,85 @@ pub(super) fn run(arguments: &arguments::Spec) -> Result<(), Failure> {
     }
 }
 
-fn namespaces(spec: &Spec) -> Vec<LinuxNamespace> {
-    let linux = spec.linux().as_ref();
-    let namespaces = linux.and_then(|linux| linux.namespaces().clone());
-    namespaces.unwrap_or_default()
-}
-
-fn set_namespaces(spec: &mut Spec, namespaces: Vec<LinuxNamespace>) {
-    if let Some(linux) = spec.linux_mut() {
-        linux.set_namespaces(Some(namespaces));
+fn example(cgroup_namespace: bool, rootless: bool) -> String {
+    let mut text = EXAMPLE.to_owned();
+    if cgroup_namespace {
+        text = add_namespace(&text, "cgroup");
+    }
+    match rootless {
+        true => for_rootless(&text),
+        false => text,
     }
 }
 
-fn add_namespace(spec: &mut Spec, kind: LinuxNamespaceType) -> Result<(), Failure> {
-    let mut all = namespaces(spec);
-    all.push(LinuxNamespaceBuilder::default().typ(kind).build()?);
-    set_namespaces(spec, all);
-    Ok(())
+const LAST_BRACKET: &str = " }\n\t\t],\n\t\t\"maskedPaths\"";
+
+fn add_namespace(text: &str, kind: &str) -> String {
+    let added = format!(" }},\n\t\t\t{{ \"type\": \"{kind}\"{LAST_BRACKET}");
+    text.replace(LAST_BRACKET, &added)
 }
 
-/// For somebody without root: a user namespace with themselves in it, the host's network and `/sys`, no groups that the
-/// namespace does not have, no cgroup settings.
-fn make_rootless(spec: &mut Spec) -> Result<(), Failure> {
-    use LinuxNamespaceType::{Network, User};
-    let mut kept = namespaces(spec);
-    kept.retain(|namespace| !matches!(namespace.typ(), Network | User));
-    set_namespaces(spec, kept);
-    add_namespace(spec, User)?;
-    if let Some(linux) = spec.linux_mut() {
-        let map = |host: u32| -> Result<LinuxIdMapping, Failure> {
-            let map = LinuxIdMappingBuilder::default()
-                .host_id(host)
-                .container_id(0u32);
-            Ok(map.size(1u32).build()?)
-        };
-        linux.set_uid_mappings(Some(vec![map(rustix::process::geteuid().as_raw())?]));
-        linux.set_gid_mappings(Some(vec![map(rustix::process::getegid().as_raw())?]));
-        linux.set_resources(None);
-    }
-    for mount in spec.mounts_mut().iter_mut().flatten() {
-        if mount.destination() == Path::new("/sys") {
-            bind_sys(mount);
-        }
-        if let Some(options) = mount.options_mut() {
-            options.retain(|option| !option.starts_with("gid=") && !option.starts_with("uid="));
-        }
-    }
-    Ok(())
-}
-
-/// A new sysfs needs a network namespace of one's own.
-fn bind_sys(mount: &mut Mount) {
-    let options = ["rbind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned);
-    mount.set_source(Some("/sys".into()));
-    mount.set_typ(Some("none".into()));
-    mount.set_options(Some(options.to_vec()));
+/// For somebody without root: a user namespace with themselves in it, the host's network and `/sys` (a new sysfs needs
+/// a network namespace of one's own), no groups that the namespace does not have, no cgroup settings.
+fn for_rootless(text: &str) -> String {
+    let map = |id: u32| format!("[{{ \"containerID\": 0, \"hostID\": {id}, \"size\": 1 }}]");
+    let maps = format!(
+        "\"uidMappings\": {},\n\t\t\"gidMappings\": {},",
+        map(rustix::process::geteuid().as_raw()),
+        map(rustix::process::getegid().as_raw()),
+    );
+    add_namespace(text, "user")
+        .replace("{ \"type\": \"network\" },\n\t\t\t", "")
+        .replace(
+            "\"resources\": { \"devices\": [{ \"allow\": false, \"access\": \"rwm\" }] },",
+            &maps,
+        )
+        .replace(", \"gid=5\"", "")
+        .replace("\"type\": \"sysfs\"", "\"type\": \"none\"")
+        .replace("\"source\": \"sysfs\"", "\"source\": \"/sys\"")
+        .replace(
+            "[\"nosuid\", \"noexec\", \"nodev\", \"ro\"]",
+            "[\"rbind\", \"nosuid\", \"noexec\", \"nodev\", \"ro\"]",
+        )
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
-    fn nothing_of_the_example_is_lost_or_added() {
-        let spec: Spec = serde_json::from_str(EXAMPLE).unwrap();
-        let before: serde_json::Value = serde_json::from_str(EXAMPLE).unwrap();
-        assert_eq!(serde_json::to_value(&spec).unwrap(), before);
+    fn the_example_is_a_configuration() {
+        for (cgroup, rootless) in [(false, false), (true, false), (true, true)] {
+            let text = example(cgroup, rootless);
+            let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
+            let namespaces = spec.linux().as_ref().unwrap().namespaces();
+            // A rootless one has a user namespace in place of one for the network.
+            let count = 5 + usize::from(cgroup);
+            assert_eq!(namespaces.as_ref().unwrap().len(), count, "{text}");
+            assert_eq!(spec.process().as_ref().unwrap().terminal(), Some(true));
+        }
     }
 
     #[test]
     fn a_bundle_is_made_once() {
         let bundle = tempfile::tempdir().unwrap();
-        let arguments = arguments::Spec {
+        let arguments = Spec {
             bundle: Some(bundle.path().to_owned()),
             rootless: true,
         };
         run(&arguments).unwrap();
         let text = std::fs::read_to_string(bundle.path().join(FILE)).unwrap();
-        let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
         let namespaces = written["linux"]["namespaces"].as_array().unwrap();
         assert_eq!(namespaces.last().unwrap()["type"], "user");
-        assert!(!namespaces.iter().any(|one| one["type"] == "network"));
+        assert!(!namespaces.contains(&json!({ "type": "network" })));
         assert!(!text.contains("gid="), "{text}");
+        let mounts = written["mounts"].as_array().unwrap();
+        let sys = mounts.iter().find(|mount| mount["destination"] == "/sys");
+        assert_eq!(sys.unwrap()["type"], "none");
+        assert_eq!(sys.unwrap()["options"][0], "rbind");
         assert!(written["linux"].get("resources").is_none());
         assert_eq!(written["linux"]["uidMappings"][0]["size"], 1);
         let again = run(&arguments).unwrap_err().to_string();
