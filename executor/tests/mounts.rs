@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tepui::launch::{self, Handover};
+use tepui::launch::{self, Handover, Patient};
 use tepui_isolators::filesystem::linux::LinuxFilesystem;
 use tepui_isolators::{
     CgroupPlacement, Declaration, Isolator, Live, RootFilesystem, Target, Verdict, registry,
@@ -97,12 +97,8 @@ impl Bundle {
             output.try_clone().unwrap().into(),
             output.into(),
         ];
-        let handover = Handover {
-            stdio,
-            mount_point: self.path("mount"),
-            init: None,
-        };
-        launch::prepare(declaration, info, handover)?.start()
+        let handover = Handover::new(stdio, self.path("mount"), None);
+        launch::prepare(declaration, info, handover, &mut Patient)?.start(&mut Patient)
     }
 
     fn output(&self) -> String {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tepui::launch::start::{self, Started};
 use tepui::launch::step::HookStep;
 use tepui::launch::sys::StringArray;
-use tepui::launch::{self, Error, Handover, Waiting};
+use tepui::launch::{self, Error, Handover, Patient, Waiting};
 use tepui_isolators::linux::seccomp::{compile, docker_default, resolve, running_kernel};
 use tepui_isolators::{CgroupPlacement, ContainerLaunchInfo, Declaration, RootFilesystem};
 use tepui_tests::requires;
@@ -82,7 +82,7 @@ fn prepare(
     };
     let mut handover = Handover::new([null(), null(), null()], "/".into(), None);
     change(&mut handover);
-    launch::prepare(&declaration, info, handover, &mut |_| Ok(()))
+    launch::prepare(&declaration, info, handover, &mut Patient)
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn the_containers_own_hooks_run_under_its_filter() {
             prepare(profile, no_new_privileges, "exit 3", |handover| {
                 handover.start_hooks = hooks
             })
-            .and_then(Waiting::start)
+            .and_then(|waiting| waiting.start(&mut Patient))
         };
         // clone3 is ENOSYS there.
         let process = with_hook(&docker(), "true").expect("a hook that succeeds");
