@@ -63,16 +63,16 @@ impl Isolator for CpusetIsolator {
         let directory = super::create(NAME, CONTROLLER, id, declaration, is_declared)?;
         if let Some(directory) = &directory {
             let lineage = directory.lineage();
-            let steps = lineage.iter().zip(lineage.iter().skip(1));
-            if directory.version() == Version::V1 {
-                for (parent, cpuset) in steps.clone().take(lineage.len().saturating_sub(2)) {
-                    inherit(cpuset, parent)?;
-                }
+            let is_v1 = directory.version() == Version::V1;
+            let mut empty: Vec<&[&Path]> = lineage.windows(2).filter(|_| is_v1).collect();
+            let own = empty.pop();
+            for pair in empty {
+                inherit(pair[1], pair[0])?;
             }
-            // Before its own takes the parent's: beside a cpuset that is exclusive that would be refused.
+            // Before it takes its parent's: beside a cpuset that is exclusive that would be refused.
             write(directory, declaration)?;
-            if let (Version::V1, Some((parent, cpuset))) = (directory.version(), steps.last()) {
-                inherit(cpuset, parent)?;
+            if let Some(pair) = own {
+                inherit(pair[1], pair[0])?;
             }
         }
         Ok(super::join_all(&directory))

@@ -115,7 +115,7 @@ fn extract(stat: &str) -> String {
 }
 
 /// A file of one number; `max` is the greatest. `None` when it does not exist.
-fn number(cgroup: &Path, file: &str) -> Result<Option<u64>> {
+pub(super) fn number(cgroup: &Path, file: &str) -> Result<Option<u64>> {
     match directory::read(cgroup, file) {
         Ok(text) => match text.as_str() {
             "max" => Ok(Some(u64::MAX)),

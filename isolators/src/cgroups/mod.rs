@@ -26,6 +26,7 @@ pub mod perf_event;
 pub mod pids;
 pub mod placement;
 pub mod rdma;
+pub mod statistics;
 mod unified;
 
 pub use blkio::BlkioIsolator;

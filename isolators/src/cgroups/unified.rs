@@ -126,6 +126,8 @@ pub(super) fn compare(
     };
     of(declaration, controller)
         .into_iter()
+        // Of an empty value nothing was written.
+        .filter(|(_, value)| !value.trim().is_empty())
         .map(compare)
         .collect()
 }

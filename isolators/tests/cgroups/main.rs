@@ -22,4 +22,5 @@ mod group;
 mod limits;
 mod memory;
 mod removal;
+mod statistics;
 mod update;
