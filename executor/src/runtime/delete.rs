@@ -1,5 +1,6 @@
 //! `delete`: releases everything that a container holds, by name. `--force` ends it first.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tepui_isolators::cgroups::directory::Directory;
@@ -66,30 +67,48 @@ fn end(entry: &Entry) -> Result<(), Failure> {
     if ended_within(&init, FIRST_PATIENCE)? {
         return Ok(());
     }
-    bring_home(entry)?;
-    if ended_within(&init, LAST_PATIENCE)? {
-        return Ok(());
+    let (id, pid) = (entry.id(), entry.state.identity.pid);
+    if let Some(cgroup) = bring_home(entry)? {
+        return match ended_within(&init, FIRST_PATIENCE)? {
+            true => Ok(()),
+            false => Err(format!(
+                "container init still running: {id} is frozen by a cgroup above {}; thaw that one",
+                cgroup.display()
+            )
+            .into()),
+        };
     }
-    let pid = entry.state.identity.pid;
-    Err(format!(
-        "container init still running: pid {pid} of {} does not end after SIGKILL; /proc/{pid}/stack may say why",
-        entry.id()
-    )
-    .into())
+    match ended_within(&init, LAST_PATIENCE)? {
+        true => Ok(()),
+        false => Err(format!(
+            "container init still running: pid {pid} of {id} does not end after SIGKILL; /proc/{pid}/stack may say why"
+        )
+        .into()),
+    }
 }
 
 /// Moves the first process back into the container's own freezer cgroup and thaws that: somebody may have moved it into
 /// a cgroup that is frozen, and a frozen process of v1 does not die. Their cgroup is left as it is.
-fn bring_home(entry: &Entry) -> Result<(), Failure> {
+///
+/// Returns the cgroup that stays frozen although it was thawed.
+fn bring_home(entry: &Entry) -> Result<Option<PathBuf>> {
     let identity = &entry.state.identity;
     let freezer = Directory::of("freezer", &identity.id, &identity.cgroups)?;
-    if let Some(freezer) = freezer.filter(|freezer| freezer.version() == Version::V1) {
+    let freezer = freezer.filter(|freezer| freezer.version() == Version::V1);
+    if let Some(freezer) = &freezer {
         // It may have ended just now, and the cgroup may be gone; the wait that follows tells.
         if let Err(error) = freezer.write("cgroup.procs", &identity.pid.to_string()) {
             log::debug(format_args!("not moved: {}", chain(&error)));
         }
     }
-    Ok(Group::of(&identity.id, &identity.cgroups)?.thaw()?)
+    Group::of(&identity.id, &identity.cgroups)?.thaw()?;
+    let is_frozen = |freezer: &Directory| {
+        let state = freezer.read("freezer.state");
+        state.is_ok_and(|state| state != "THAWED")
+    };
+    Ok(freezer
+        .filter(is_frozen)
+        .map(|freezer| freezer.path().to_owned()))
 }
 
 /// Releases everything that a container holds, by name, its state directory last, and runs the hooks for its end. For

@@ -12,6 +12,7 @@ pub mod create;
 pub mod delete;
 mod descriptors;
 pub mod error;
+pub mod events;
 pub mod exec;
 pub mod features;
 mod foreground;
@@ -102,9 +103,7 @@ fn run_command(globals: &Globals, command: Command) -> Result<u8, Failure> {
             Err("this runtime can neither checkpoint nor restore a container".into())
         }
         Command::Delete(arguments) => delete::run(globals, &arguments),
-        Command::Events(arguments) => {
-            Err(format!("container {}: this build has no statistics", arguments.id).into())
-        }
+        Command::Events(arguments) => events::run(globals, &arguments),
         Command::Features(_) => features::run(),
         Command::Kill(arguments) => kill::run(globals, &arguments),
         Command::List(arguments) => list::run(globals, &arguments),

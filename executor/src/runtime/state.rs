@@ -193,7 +193,7 @@ impl fmt::Display for Status {
 
 /// Whether a process has not ended, and its start time; `None` when there is no such process.
 fn look(pid: u32) -> io::Result<Option<(bool, u64)>> {
-    let text = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+    let text = match read_short(&format!("/proc/{pid}/stat")) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         // It ended between open and read.
@@ -211,8 +211,17 @@ fn parse_stat(text: &str) -> Option<(bool, u64)> {
 }
 
 fn boot_id() -> io::Result<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let text = read_short("/proc/sys/kernel/random/boot_id")?;
     Ok(text.trim_end().to_owned())
+}
+
+/// A file of `/proc` that one read(2) returns whole: `std` would begin with 32 bytes, as such files have no size.
+fn read_short(path: &str) -> io::Result<String> {
+    let mut text = vec![0; 4096];
+    let length = io::Read::read(&mut std::fs::File::open(path)?, &mut text)?;
+    text.truncate(length);
+    // The name of a command may be any bytes.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
