@@ -166,7 +166,8 @@ impl MemIsolator {
             ),
             _ => {}
         }
-        super::write_settled(directory, values).map_err(|error| too_low(directory, error))?;
+        super::write_settled(directory, values)
+            .map_err(|error| too_low(directory, declared, error))?;
         if let Some(reservation) = declared.reservation {
             directory.write(SOFT_V1, &reservation.text("-1"))?;
         }
@@ -260,20 +261,20 @@ fn present_limit(directory: &Directory) -> Result<Option<Amount>> {
 }
 
 /// EBUSY is the kernel's word for a limit that it cannot get the container's memory below.
-fn too_low(directory: &Directory, error: Error) -> Error {
+fn too_low(directory: &Directory, declared: &Declared, error: Error) -> Error {
     let number = |file| directory.read(file).ok().and_then(|text| limit(&text));
-    let used = (number(USAGE_V1), number("memory.max_usage_in_bytes"));
-    match (error, used) {
-        (error @ Error::File { .. }, (Some(usage), Some(peak)))
+    let used = number(USAGE_V1).zip(number("memory.max_usage_in_bytes"));
+    match (declared.limit, used) {
+        (Some(Amount::Bytes(bytes)), Some((usage, peak)))
             if error.is_kind(std::io::ErrorKind::ResourceBusy) =>
         {
             Error::Config {
                 field: LIMIT,
-                value: "too low".to_owned(),
-                rule: format!("the container uses {usage} bytes (at most {peak} so far)"),
+                value: bytes.to_string(),
+                rule: format!("the container uses {usage} bytes ({peak} at most up to now)"),
             }
         }
-        (error, _) => error,
+        _ => error,
     }
 }
 

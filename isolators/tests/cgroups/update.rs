@@ -78,7 +78,10 @@ fn memory_and_swap_go_up_and_down_together() {
 #[test]
 fn a_limit_below_what_is_used_is_refused_when_that_is_asked() {
     requires_root!();
-    let container = Container::prepare(&format!(r#"{{"memory":{{"limit":{}}}}}"#, 256 * MIB));
+    // Without swap, where it could be put.
+    let both = 256 * MIB;
+    let resources = format!(r#"{{"memory":{{"limit":{both},"swap":{both}}}}}"#);
+    let container = Container::prepare(&resources);
     // A variable of some 32 MiB.
     let mut running =
         container.start("a=$(head -c 33554432 /dev/zero | tr '\\0' x); echo full; read end");
@@ -93,6 +96,17 @@ fn a_limit_below_what_is_used_is_refused_when_that_is_asked() {
         .to_string();
     assert!(error.contains("linux.resources.memory.limit"), "{error}");
     assert!(error.contains("uses"), "{error}");
+    if !is_v2(&container, "memory") {
+        // Without the question v1 tries, and finds nothing that it could take back. (v2 would kill.)
+        let resources = format!(r#"{{"memory":{{"limit":{}}}}}"#, 16 * MIB);
+        let error = update(&container, &resources)
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            error.contains("16777216") && error.contains("uses"),
+            "{error}"
+        );
+    }
     let limit = container.file("memory", "memory.limit_in_bytes", "memory.max");
     assert_eq!(limit, (256 * MIB).to_string());
     assert!(running.child.try_wait().expect("a state").is_none());
