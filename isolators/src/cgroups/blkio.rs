@@ -4,225 +4,22 @@
 //! carries the numbers of v1: weights from 10 to 1000. v2 takes them as they are where the BFQ scheduler has its own file
 //! for them, else stretched to 1 to 10000.
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice};
-
-use super::directory::Directory;
-use super::hierarchy::{Hierarchies, Version};
+use super::blkio_limits::{
+    CONTROLLER_V1, CONTROLLER_V2, Ceiling, Declared, KINDS, MAX_V2, NAME, WEIGHT_OF_DEVICE_V1,
+    WEIGHT_V1, WEIGHT_V2, io_weight,
+};
+use super::hierarchy::Hierarchies;
 use super::observation::{self, Item, limit, upper};
 use super::unified;
 use crate::declaration::{ContainerId, Declaration};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::isolator::Isolator;
 use crate::launch_info::ContainerLaunchInfo;
 use crate::live::{Finding, Live, Target};
 
-const NAME: &str = "cgroups/blkio";
-
-/// The controller's names in v1 and v2.
-const CONTROLLER_V1: &str = "blkio";
-const CONTROLLER_V2: &str = "io";
-
-const WEIGHT_V1: [&str; 2] = ["blkio.weight", "blkio.bfq.weight"];
-const WEIGHT_OF_DEVICE_V1: [&str; 2] = ["blkio.weight_device", "blkio.bfq.weight_device"];
-const WEIGHT_V2: [&str; 2] = ["io.bfq.weight", "io.weight"];
-const LEAF_WEIGHT: &str = "blkio.leaf_weight";
-const MAX_V2: &str = "io.max";
-
 /// The isolator `cgroups/blkio`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BlkioIsolator;
-
-/// One kind of ceiling: what it is called here, in v1 and in v2's `io.max`.
-struct Kind {
-    name: &'static str,
-    v1: &'static str,
-    v2: &'static str,
-    of: fn(&LinuxBlockIo) -> &Option<Vec<LinuxThrottleDevice>>,
-}
-
-const KINDS: [Kind; 4] = [
-    Kind {
-        name: "read bytes",
-        v1: "blkio.throttle.read_bps_device",
-        v2: "rbps",
-        of: LinuxBlockIo::throttle_read_bps_device,
-    },
-    Kind {
-        name: "written bytes",
-        v1: "blkio.throttle.write_bps_device",
-        v2: "wbps",
-        of: LinuxBlockIo::throttle_write_bps_device,
-    },
-    Kind {
-        name: "reads",
-        v1: "blkio.throttle.read_iops_device",
-        v2: "riops",
-        of: LinuxBlockIo::throttle_read_iops_device,
-    },
-    Kind {
-        name: "writes",
-        v1: "blkio.throttle.write_iops_device",
-        v2: "wiops",
-        of: LinuxBlockIo::throttle_write_iops_device,
-    },
-];
-
-/// One ceiling.
-struct Ceiling {
-    kind: &'static Kind,
-    device: String,
-    /// A second; zero takes an earlier ceiling away.
-    rate: u64,
-}
-
-/// The declared numbers. Zero is "not set" for weights.
-#[derive(Default)]
-struct Declared {
-    weight: Option<u16>,
-    leaf_weight: Option<u16>,
-    /// By device.
-    weights: Vec<(String, u16)>,
-    leaf_weights: Vec<(String, u16)>,
-    ceilings: Vec<Ceiling>,
-}
-
-impl Declared {
-    fn of(declaration: &Declaration) -> Self {
-        let resources = super::resources(declaration);
-        let Some(block) = resources.and_then(|all| all.block_io().as_ref()) else {
-            return Self::default();
-        };
-        let set = |weight: Option<u16>| weight.filter(|weight| *weight != 0);
-        let mut declared = Self {
-            weight: set(block.weight()),
-            leaf_weight: set(block.leaf_weight()),
-            ..Self::default()
-        };
-        for of_device in block.weight_device().iter().flatten() {
-            let device = format!("{}:{}", of_device.major(), of_device.minor());
-            let pair = |weight| Some((device.clone(), set(weight)?));
-            declared.weights.extend(pair(of_device.weight()));
-            declared.leaf_weights.extend(pair(of_device.leaf_weight()));
-        }
-        for kind in &KINDS {
-            let ceiling = |throttle: &LinuxThrottleDevice| Ceiling {
-                kind,
-                device: format!("{}:{}", throttle.major(), throttle.minor()),
-                rate: throttle.rate(),
-            };
-            let all = (kind.of)(block).iter().flatten();
-            declared.ceilings.extend(all.map(ceiling));
-        }
-        declared
-    }
-
-    fn is_any(&self) -> bool {
-        let weights = self.weight.is_some() || !self.weights.is_empty();
-        let leaves = self.leaf_weight.is_some() || !self.leaf_weights.is_empty();
-        weights || leaves || !self.ceilings.is_empty()
-    }
-
-    fn write_v1(&self, directory: &Directory) -> Result<()> {
-        let has_weights = self.weight.is_some() || !self.weights.is_empty();
-        let file = WEIGHT_V1.into_iter().find(|file| directory.has(file));
-        match file {
-            Some(file) => {
-                if let Some(weight) = self.weight {
-                    directory.write(file, &weight.to_string())?;
-                }
-                let by_device = format!("{file}_device");
-                for (device, weight) in &self.weights {
-                    directory.write(&by_device, &format!("{device} {weight}"))?;
-                }
-            }
-            None if has_weights => return Err(no_weights("blockIO.weight")),
-            None => {}
-        }
-        let has_leaves = self.leaf_weight.is_some() || !self.leaf_weights.is_empty();
-        if has_leaves && !directory.has(LEAF_WEIGHT) {
-            return Err(no_leaves());
-        }
-        if let Some(weight) = self.leaf_weight {
-            directory.write(LEAF_WEIGHT, &weight.to_string())?;
-        }
-        for (device, weight) in &self.leaf_weights {
-            directory.write("blkio.leaf_weight_device", &format!("{device} {weight}"))?;
-        }
-        for ceiling in &self.ceilings {
-            let line = format!("{} {}", ceiling.device, ceiling.rate);
-            directory.write(ceiling.kind.v1, &line)?;
-        }
-        Ok(())
-    }
-
-    fn write_v2(&self, directory: &Directory) -> Result<()> {
-        if self.leaf_weight.is_some() || !self.leaf_weights.is_empty() {
-            return Err(no_leaves());
-        }
-        let has_weights = self.weight.is_some() || !self.weights.is_empty();
-        let file = WEIGHT_V2.into_iter().find(|file| directory.has(file));
-        match file {
-            Some(file) => {
-                if let Some(weight) = self.weight {
-                    directory.write(file, &weight_in(file, weight).to_string())?;
-                }
-                for (device, weight) in &self.weights {
-                    directory.write(file, &format!("{device} {}", weight_in(file, *weight)))?;
-                }
-            }
-            None if has_weights => return Err(no_weights("blockIO.weight")),
-            None => {}
-        }
-        for ceiling in &self.ceilings {
-            let rate = match ceiling.rate {
-                0 => "max".to_owned(),
-                rate => rate.to_string(),
-            };
-            let line = format!("{} {}={rate}", ceiling.device, ceiling.kind.v2);
-            directory.write(MAX_V2, &line)?;
-        }
-        Ok(())
-    }
-
-    fn write(&self, directory: &Directory, declaration: &Declaration) -> Result<()> {
-        match directory.version() {
-            Version::V1 => self.write_v1(directory),
-            Version::V2 => {
-                self.write_v2(directory)?;
-                unified::write(directory, CONTROLLER_V2, declaration)
-            }
-        }
-    }
-}
-
-/// A weight in the numbers of a v2 file.
-fn weight_in(file: &str, weight: u16) -> u64 {
-    match file {
-        "io.weight" => io_weight(weight),
-        _ => weight.into(),
-    }
-}
-
-/// `io.weight` (1 to 10000) for a weight of v1 (10 to 1000): a straight line, on which OCI runtimes agree.
-pub fn io_weight(weight: u16) -> u64 {
-    1 + u64::from(weight).saturating_sub(10) * 9999 / 990
-}
-
-fn no_weights(field: &str) -> Error {
-    Error::Unsupported {
-        isolator: NAME,
-        feature: format!(
-            "a kernel with weights for block devices (BFQ or io.cost) for linux.resources.{field}"
-        ),
-    }
-}
-
-fn no_leaves() -> Error {
-    Error::Unsupported {
-        isolator: NAME,
-        feature: "cgroup v1 and a kernel before 5.0 for linux.resources.blockIO.leafWeight".into(),
-    }
-}
 
 /// The name that the controller has on this host.
 fn controller() -> Result<&'static str> {
@@ -369,14 +166,6 @@ fn in_max(content: &str, device: &str, word: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_ends_of_the_weights_meet() {
-        for (weight, v2) in [(0, 1), (10, 1), (500, 4950), (1000, 10_000)] {
-            assert_eq!(io_weight(weight), v2);
-        }
-        assert_eq!(weight_in("io.bfq.weight", 500), 500);
-    }
 
     #[test]
     fn numbers_are_found_beside_their_device() {

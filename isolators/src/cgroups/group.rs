@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal};
 
@@ -13,6 +13,8 @@ use super::directory::{self, Directory, ignore_absent, tree};
 use super::freeze;
 use super::hierarchy::{Hierarchies, Version, memberships};
 use super::members::{members, signal_members};
+use super::subgroup;
+pub use super::subgroup::subgroups;
 use crate::declaration::{CgroupPlacement, ContainerId};
 use crate::error::{Error, Result};
 
@@ -209,7 +211,7 @@ impl Group {
             .keys()
             .find(|name| !name.is_empty() && !known.contains_key(*name))
         {
-            return Err(refuse_subgroup(
+            return Err(subgroup::refuse(
                 unknown,
                 "the container has no cgroup of this controller",
             ));
@@ -222,7 +224,7 @@ impl Group {
                 .find_map(|name| subgroups.get(name))
                 .or_else(|| subgroups.get(""));
             let path = match named {
-                Some(subgroup) => below(directory.path(), subgroup)?,
+                Some(named) => subgroup::below(directory.path(), named)?,
                 None => directory.path().to_owned(),
             };
             match directory.version() {
@@ -254,64 +256,6 @@ impl Group {
     fn unified(&self) -> Option<&Directory> {
         let mut all = self.directories.iter();
         all.find(|one| one.version() == Version::V2 && one.exists())
-    }
-}
-
-/// Takes a runtime's `--cgroup` arguments apart: `PATH`, or `CONTROLLER[,CONTROLLER…]:PATH` any number of times.
-///
-/// # Errors
-/// When a controller is empty or named twice, or one of several arguments names none.
-pub fn subgroups(arguments: &[String]) -> Result<BTreeMap<String, String>> {
-    let mut subgroups = BTreeMap::new();
-    for argument in arguments {
-        let (controllers, path) = match argument.split_once(':') {
-            Some((controllers, path)) => (controllers.split(',').collect(), path),
-            None if arguments.len() == 1 => (vec![""], argument.as_str()),
-            None => {
-                let rule = "with several of them each must name its controllers: CONTROLLER:PATH";
-                return Err(refuse_subgroup(argument, rule));
-            }
-        };
-        for controller in controllers {
-            if controller.is_empty() && argument.contains(':') {
-                return Err(refuse_subgroup(argument, "a controller's name is missing"));
-            }
-            let earlier = subgroups.insert(controller.to_owned(), path.to_owned());
-            if earlier.is_some() {
-                return Err(refuse_subgroup(argument, "a controller is named twice"));
-            }
-        }
-    }
-    Ok(subgroups)
-}
-
-fn refuse_subgroup(value: &str, rule: &str) -> Error {
-    Error::Config {
-        field: "--cgroup",
-        value: format!("{value:?}"),
-        rule: rule.to_owned(),
-    }
-}
-
-/// A cgroup below another that a person named.
-fn below(directory: &Path, subgroup: &str) -> Result<PathBuf> {
-    let mut path = directory.to_owned();
-    for component in Path::new(subgroup).components() {
-        match component {
-            Component::Normal(name) => path.push(name),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => {
-                let rule = "it must lie below the container's own cgroup, without `..`";
-                return Err(refuse_subgroup(subgroup, rule));
-            }
-        }
-    }
-    match path.is_dir() {
-        true => Ok(path),
-        false => {
-            let rule = format!("there is no cgroup {}", path.display());
-            Err(refuse_subgroup(subgroup, &rule))
-        }
     }
 }
 

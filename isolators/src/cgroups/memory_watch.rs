@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::directory::{self, Directory, ignore_absent};
 use super::hierarchy::Version;
-use super::mem::{LIMIT_V1, LIMIT_V2};
+use super::mem_limits::{LIMIT_V1, LIMIT_V2};
 use crate::error::{Error, Result};
 use crate::isolator::{LimitEvent, Watch};
 

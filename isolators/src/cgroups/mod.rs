@@ -6,7 +6,9 @@
 //! child takes effect.
 
 pub mod blkio;
+mod blkio_limits;
 pub mod cpu;
+mod cpu_limits;
 pub mod cpuset;
 pub mod device_rules;
 pub mod devices;
@@ -17,6 +19,7 @@ pub mod group;
 pub mod hierarchy;
 pub mod hugetlb;
 pub mod mem;
+mod mem_limits;
 mod members;
 pub mod memory_watch;
 pub mod net_cls;
@@ -27,6 +30,7 @@ pub mod pids;
 pub mod placement;
 pub mod rdma;
 pub mod statistics;
+mod subgroup;
 mod unified;
 
 pub use blkio::BlkioIsolator;
