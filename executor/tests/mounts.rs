@@ -5,13 +5,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tepui::launch::{self, Handover, Patient};
+use tepui::launch::{self, Handover, user_namespace};
 use tepui_isolators::filesystem::linux::LinuxFilesystem;
+use tepui_isolators::launch_info::{IdMap, IdMaps};
 use tepui_isolators::{
     CgroupPlacement, Declaration, Isolator, Live, RootFilesystem, Target, Verdict, registry,
 };
@@ -89,8 +91,16 @@ impl Bundle {
 
     fn start(&self, declaration: &Declaration) -> launch::Result<launch::Process> {
         let isolators = registry::select(Some("filesystem/linux,namespaces/pid")).unwrap();
+        self.start_with(&isolators, declaration)
+    }
+
+    fn start_with(
+        &self,
+        isolators: &[Box<dyn Isolator>],
+        declaration: &Declaration,
+    ) -> launch::Result<launch::Process> {
         let id = "mounts.1".parse().unwrap();
-        let info = registry::prepare(&isolators, &id, declaration)?;
+        let info = registry::prepare(isolators, &id, declaration)?;
         let output = fs::File::create(self.path("output")).unwrap();
         let stdio = [
             fs::File::open("/dev/null").unwrap().into(),
@@ -554,4 +564,150 @@ fn propagation_of_the_root() {
     }
     let error = bundle.refused(json!([]), json!({ "rootfsPropagation": "sharde" }));
     assert!(error.contains("linux.rootfsPropagation"), "{error}");
+}
+
+#[test]
+fn a_root_on_a_shared_mount_stays_apart_and_shares_only_what_both_sides_name() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new();
+    let host = HostMount::new(bundle.path("host"), "nosuid");
+    let run = |command: &mut Command| assert!(command.status().unwrap().success());
+    run(Command::new("mount").arg("--make-shared").arg(&host.0));
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(bundle.path("rootfs"))
+        .arg(&host.0));
+    fs::create_dir_all(host.0.join("data/sub")).unwrap();
+    let start = |root: &str, propagation: &str| {
+        let mounts = json!([
+            { "destination": "/tmp/x", "type": "tmpfs" },
+            { "destination": "/mnt", "source": host.0.join("data"), "options": ["rbind", propagation] }
+        ]);
+        let script = "mount -t tmpfs none /tmp/x && mount -t tmpfs none /mnt/sub && grep ' / ' /proc/self/mounts";
+        let linux = json!({ "rootfsPropagation": root });
+        let mut declaration = bundle.declaration(mounts, linux, script);
+        declaration.rootfs = RootFilesystem::Directory(host.0.join("rootfs"));
+        let process = bundle
+            .start(&declaration)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(process.reap().unwrap(), 0, "{}", bundle.output());
+        assert!(bundle.output().contains("nosuid"), "{}", bundle.output());
+        // Beside the mount itself.
+        host_mounts(bundle.directory.path()).len() - 1
+    };
+    assert_eq!(start("", "rshared"), 0);
+    assert_eq!(start("rshared", "rslave"), 0);
+    assert_eq!(start("rslave", "rshared"), 0);
+    assert_eq!(start("rshared", "rshared"), 1);
+}
+
+#[test]
+fn without_a_cgroup_namespace_the_containers_own_cgroups_are_shown() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new();
+    let mounts = json!([{ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" }]);
+    let script = "grep -c ' /sys/fs/cgroup[ /]' /proc/self/mounts; grep ' /sys/fs/cgroup[ /]' /proc/self/mounts | grep -vc ' ro,';
+        cat /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/pids/cgroup.procs 2>/dev/null | grep -c .";
+    let declaration = bundle.declaration(mounts, json!({}), script);
+    let names = registry::all();
+    let names: Vec<_> = names.iter().map(|isolator| isolator.name()).collect();
+    let names: Vec<_> = names
+        .into_iter()
+        .filter(|name| name.starts_with("cgroups/"))
+        .collect();
+    let names = format!("filesystem/linux,namespaces/pid,{}", names.join(","));
+    let isolators = registry::select(Some(&names)).unwrap();
+    let id = "mounts.1".parse().unwrap();
+    let process = bundle.start_with(&isolators, &declaration);
+    let status = process.map(|process| process.reap().unwrap());
+    registry::cleanup(&isolators, &id, &declaration).unwrap();
+    let status = status.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let output = bundle.output();
+    let lines: Vec<u32> = output.lines().map(|line| line.parse().unwrap()).collect();
+    // Its own processes only: this shell, and those of the last line.
+    assert!(
+        lines[0] > 0 && lines[1] == 0 && lines[2] > 0,
+        "{status} {output}"
+    );
+}
+
+/// Runs one test again as root of a user namespace, as a rootless runtime is.
+fn again_in_a_user_namespace(test: &str) -> bool {
+    const MARK: &str = "IN_A_USER_NAMESPACE";
+    if std::env::var_os(MARK).is_some() {
+        return false;
+    }
+    let all = vec![IdMap {
+        inside: 0,
+        outside: 0,
+        count: 65_536,
+    }];
+    let maps = IdMaps {
+        users: all.clone(),
+        groups: all,
+    };
+    let namespace = user_namespace::with_maps(&maps).unwrap();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--user={path}"));
+    command.args(["unshare", "--mount", "--"]);
+    command.arg(std::env::current_exe().unwrap());
+    let output = command
+        .args([test, "--exact", "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{error}"
+    );
+    true
+}
+
+#[test]
+fn in_a_user_namespace_nodes_are_bound_and_locked_flags_stay() {
+    if !is_root() {
+        return;
+    }
+    let locked = Path::new("/tmp/tepui-test-mounts-locked");
+    if std::env::var_os("IN_A_USER_NAMESPACE").is_none() {
+        let _host = HostMount::new(locked.to_owned(), "nosuid,nodev,nosymfollow");
+        again_in_a_user_namespace("in_a_user_namespace_nodes_are_bound_and_locked_flags_stay");
+        return;
+    }
+    let bundle = Bundle::new();
+    let devices =
+        json!({ "devices": [{ "path": "/dev/null", "type": "c", "major": 1, "minor": 3 }] });
+    let dev = json!([{ "destination": "/dev", "type": "tmpfs", "options": ["ro", "nosuid"] }]);
+    let script = "stat -c %t:%T /dev/null /dev/zero; readlink /dev/fd; echo x >/dev/null; touch /dev/x 2>/dev/null || echo readonly";
+    let output = bundle.run(dev, devices, script);
+    assert_eq!(output, "1:3\n1:5\n/proc/self/fd\nreadonly\n");
+    // In the root's own /dev too.
+    let output = bundle.run(
+        json!([]),
+        json!({}),
+        "stat -c %t:%T /dev/full; echo x >/dev/null",
+    );
+    assert_eq!(output, "1:7\n");
+
+    let flags = flags_of(&bundle, locked, &["bind", "ro"]);
+    let has = |name: &str| flags.iter().any(|flag| flag == name);
+    assert!(
+        has("ro") && has("nosuid") && has("nodev") && !has("nosymfollow"),
+        "{flags:?}"
+    );
+    let mounts = |option: &str| json!([{ "destination": "/mnt", "source": locked, "options": ["bind", option] }]);
+    for option in ["suid", "noatime"] {
+        let error = bundle.refused(mounts(option), json!({}));
+        assert!(
+            error.contains("error mounting") && error.contains("operation not permitted"),
+            "{error}"
+        );
+    }
 }

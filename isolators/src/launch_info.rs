@@ -206,6 +206,12 @@ pub enum MountKind {
         /// Whether its mount events may reach the host, where the source is shared there.
         keeps_peers: bool,
     },
+    /// The container's own cgroup in one hierarchy, without a cgroup namespace. Left out when no isolator put the
+    /// container into it.
+    Cgroup {
+        /// Its directory on the host.
+        directory: PathBuf,
+    },
     /// A part of the container's own tree as far as it is mounted by then.
     BindInside {
         /// Absolute path in the container.

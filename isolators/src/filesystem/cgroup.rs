@@ -215,13 +215,8 @@ fn filesystem(fstype: CString, options: Vec<(CString, Option<CString>)>) -> Moun
 }
 
 fn bound(directory: Option<PathBuf>) -> Result<MountKind> {
-    Ok(MountKind::Bind {
-        source: directory.ok_or_else(missing)?,
-        recursive: false,
-        plain_source: false,
-        id_map: None,
-        keeps_peers: false,
-    })
+    let directory = directory.ok_or_else(missing)?;
+    Ok(MountKind::Cgroup { directory })
 }
 
 fn restricted(target: CString, kind: MountKind) -> Mount {
@@ -378,7 +373,7 @@ mod tests {
         let sources: Vec<_> = mounts
             .iter()
             .filter_map(|mount| match &mount.kind {
-                MountKind::Bind { source, .. } => Some(source.to_str().unwrap()),
+                MountKind::Cgroup { directory } => Some(directory.to_str().unwrap()),
                 _ => None,
             })
             .collect();

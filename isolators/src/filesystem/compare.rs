@@ -147,6 +147,8 @@ fn mount(declared: &Mount, root_propagation: u64, live: &Live) -> Finding {
     let fstype = match &declared.kind {
         MountKind::Filesystem { fstype, .. } => Some(fstype.to_string_lossy().into_owned()),
         MountKind::Devices { .. } => Some("tmpfs".to_owned()),
+        // Those are compared as a whole.
+        MountKind::Cgroup { .. } => None,
         MountKind::Bind { id_map, .. } | MountKind::BindInside { id_map, .. } => {
             is_id_mapped = id_map.is_some();
             None

@@ -44,6 +44,8 @@ pub(super) struct Ground {
     joined: Option<PathBuf>,
     /// Whether its network namespace is made by it, so that its user namespace may mount a sysfs of it.
     own_network: bool,
+    /// The cgroups that it is put into.
+    cgroups: Vec<PathBuf>,
     locked: OnceCell<LockedMounts>,
 }
 
@@ -60,6 +62,12 @@ impl Ground {
             id_maps: info.id_maps.clone(),
             joined: joined.map(|(_, path)| path.clone()),
             own_network: info.namespaces.contains(&LinuxNamespaceType::Network),
+            cgroups: info
+                .cgroup_v1
+                .iter()
+                .chain(&info.cgroup_v2)
+                .cloned()
+                .collect(),
             locked: OnceCell::new(),
         }
     }
@@ -134,6 +142,11 @@ impl Ground {
         for (index, mut mount) in mounts.into_iter().enumerate() {
             let later = targets[index + 1..].iter().map(CString::as_c_str);
             let later = later.chain(nodes.iter().map(|node| node.path.as_c_str()));
+            if let MountKind::Cgroup { directory } = &mount.kind
+                && !self.cgroups.contains(directory)
+            {
+                continue;
+            }
             let is_devices = matches!(mount.kind, MountKind::Devices { .. });
             let is_made_inside = is_devices && !is_root_of_host();
             let is_readonly = mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
@@ -252,6 +265,17 @@ impl Ground {
                 if mount.target.as_c_str() == c"/proc" {
                     check_is_proc(&tree, &name)?;
                 }
+                MountSource::Tree { name, tree }
+            }
+            MountKind::Cgroup { directory } => {
+                let name = c_path(&directory)?;
+                let tree = self.tree(OpenTree {
+                    path: name.clone(),
+                    recursive: false,
+                    plain: false,
+                    changes,
+                });
+                let tree = tree.map_err(|error| about(error, &name, &mount.target))?;
                 MountSource::Tree { name, tree }
             }
             MountKind::BindInside {
@@ -379,7 +403,10 @@ fn about(error: Error, what: &CStr, target: &CStr) -> Error {
     Error::Mount {
         what: what.to_string_lossy().into_owned(),
         target: target.to_string_lossy().into_owned(),
-        rule: "",
+        rule: match source.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+            true => ": flags that the host has locked cannot be cleared: operation not permitted",
+            false => "",
+        },
         source,
     }
 }
