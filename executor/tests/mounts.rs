@@ -9,7 +9,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::RenameFlags;
 use serde_json::{Value, json};
 use tepui::launch::{self, Handover, user_namespace};
 use tepui_isolators::filesystem::linux::LinuxFilesystem;
@@ -463,10 +465,15 @@ fn masks_share_one_file_system_each() {
         bundle.write(&format!("rootfs/{name}"), "secret");
     }
     // A node of the image is not what hides.
-    symlink("/file", bundle.path("rootfs/etc/null")).unwrap();
+    fs::create_dir(bundle.path("rootfs/dev")).unwrap();
+    symlink(
+        "/proc/sys/kernel/core_pattern",
+        bundle.path("rootfs/dev/null"),
+    )
+    .unwrap();
     let linux = json!({ "maskedPaths": ["/one", "/two", "/one/", "/file", "/other", "/absent"] });
     let script = "set -- $(stat -c %d /one /two); [ $1 = $2 ] && ls /one /two; cat /file /other;
-        touch /one/x /two/x 2>/dev/null || echo readonly; grep -c ' /one ' /proc/self/mounts";
+        touch /one/x /two/x 2>/tmp/error || echo readonly; grep -c ' /one ' /proc/self/mounts";
     let output = bundle.run(json!([]), linux, script);
     assert_eq!(output, "/one:\n\n/two:\nreadonly\n1\n");
 }
@@ -633,6 +640,50 @@ fn without_a_cgroup_namespace_the_containers_own_cgroups_are_shown() {
         lines[0] > 0 && lines[1] == 0 && lines[2] > 0,
         "{status} {output}"
     );
+}
+
+#[test]
+fn a_race_between_a_directory_and_a_link_reaches_nothing_outside() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new();
+    for name in ["outside", "rootfs/volume/place"] {
+        fs::create_dir_all(bundle.path(name)).unwrap();
+    }
+    symlink(bundle.path("outside"), bundle.path("rootfs/volume/link")).unwrap();
+    let volume = fs::File::open(bundle.path("rootfs/volume")).unwrap();
+    let is_over = AtomicBool::new(false);
+    let mounts = json!([
+        { "destination": "/volume/place/a", "type": "tmpfs" },
+        { "destination": "/volume/place/b", "source": bundle.text("rootfs/bin/busybox"), "options": ["bind"] }
+    ]);
+    let linux = json!({
+        "devices": [{ "path": "/volume/place/dev/x", "type": "c", "major": 1, "minor": 3 }],
+        "maskedPaths": ["/volume/place"], "readonlyPaths": ["/volume/place"]
+    });
+    let declaration = bundle.declaration(mounts, linux, "true");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let exchange = RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(&volume, "place", &volume, "link", exchange).unwrap();
+            }
+        });
+        let mut started = 0;
+        for _ in 0..200 {
+            // A race that we lose may well fail.
+            if let Ok(process) = bundle.start(&declaration) {
+                started += 1;
+                process.reap().unwrap();
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(started > 0, "none of them started");
+    });
+    let made: Vec<_> = fs::read_dir(bundle.path("outside")).unwrap().collect();
+    assert!(made.is_empty(), "{made:?}");
+    assert!(host_mounts(bundle.directory.path()).is_empty());
 }
 
 /// Runs one test again as root of a user namespace, as a rootless runtime is.

@@ -164,3 +164,62 @@ fn open_directory(directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(directory, name, flags, Mode::empty())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::fs::{major, minor, statat};
+    use tepui_isolators::launch_info::IdMap;
+
+    #[test]
+    fn everything_belongs_to_root_of_the_container() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("REQUIRE_ALL").is_none());
+            return;
+        }
+        let map = |outside| {
+            vec![IdMap {
+                inside: 0,
+                outside,
+                count: 10,
+            }]
+        };
+        let maps = IdMaps {
+            users: map(100_000),
+            groups: map(200_000),
+        };
+        let node = |path: &CStr, uid| DeviceNode {
+            path: path.to_owned(),
+            mode: libc::S_IFCHR | 0o620,
+            major: 10,
+            minor: 200,
+            uid,
+            gid: 3,
+        };
+        let make = |nodes: &[DeviceNode], options| {
+            let links = [(c"fd".to_owned(), c"/proc/self/fd".to_owned())];
+            tree(nodes, &links, &[c"pts".to_owned()], options, Some(&maps))
+        };
+        let nodes = [node(c"net/tun", 2), node(c"net/tap", 0)];
+        let made = make(&nodes, Vec::new()).unwrap();
+        let of = |path: &CStr| statat(&made, path, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        for path in [c".", c"pts", c"net", c"fd"] {
+            assert_eq!((of(path).st_uid, of(path).st_gid), (100_000, 200_000));
+        }
+        assert_eq!(of(c".").st_mode & 0o7777, 0o755);
+        let tun = of(c"net/tun");
+        assert_eq!((tun.st_uid, tun.st_gid), (100_002, 200_003));
+        assert_eq!(tun.st_mode, libc::S_IFCHR | 0o620);
+        assert_eq!((major(tun.st_rdev), minor(tun.st_rdev)), (10, 200));
+        // Options of the file system name ids as the container knows them.
+        let options = vec![(c"uid".to_owned(), Some(c"5".to_owned()))];
+        let made = make(&[], options).unwrap();
+        let root = statat(&made, c".", AtFlags::empty()).unwrap();
+        assert_eq!(root.st_uid, 100_005);
+        assert_eq!(
+            make(&[node(c"x", 10)], Vec::new()).unwrap_err(),
+            Errno::OVERFLOW
+        );
+    }
+}

@@ -4,6 +4,7 @@
 //! laid out for execve(2). The list can be printed, asserted on without root, and made to fail at any step.
 
 mod devices;
+mod file_system;
 mod mount;
 
 use std::ffi::{CString, OsStr};

@@ -16,20 +16,14 @@ use rustix::io::Errno;
 use tepui_isolators::launch_info::{
     DeviceNode, IdMaps, Mount, MountAttributes, MountIdMap, MountKind, RootMount,
 };
-use tepui_isolators::{ContainerLaunchInfo, Declaration, Overlay, RootFilesystem};
+use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
 
-use super::devices;
-use super::{c_path, c_string, null_device};
+use super::{c_path, null_device};
+use super::{devices, file_system};
 use crate::launch::error::{Error, Result};
 use crate::launch::step::{DeviceStep, MountSource, MountStep, OpenTree, Step, Tree};
 use crate::launch::tree::{self, Changes};
 use crate::launch::user_namespace::{self, LockedMounts};
-
-/// The longest option string that mount(2) takes: one page, with its end mark.
-const MOUNT_OPTIONS_LIMIT: usize = 4095;
-
-/// The longest value that fsconfig(2) takes, with its end mark.
-const FSCONFIG_LIMIT: usize = 256;
 
 /// What the mounts of a container have in common.
 #[derive(Debug)]
@@ -99,7 +93,7 @@ impl Ground {
                     target: target.clone(),
                 })
             }
-            RootMount::Overlay { overlay, flags } => overlay_step(&overlay, flags, target),
+            RootMount::Overlay { overlay, flags } => file_system::overlay(&overlay, flags, target),
         }
     }
 
@@ -234,7 +228,7 @@ impl Ground {
                 copy_up,
             } => {
                 let attributes = mount.attributes.set;
-                new(
+                file_system::new(
                     fstype,
                     source,
                     options,
@@ -443,113 +437,4 @@ fn is_filled_later<'a>(mount: &Mount, mut later: impl Iterator<Item = &'a CStr>)
         below.is_some_and(|below| prepared.iter().all(|made| made.as_bytes() != below))
     };
     later.any(is_new)
-}
-
-/// A new file system, in the way that takes its options.
-fn new(
-    fstype: CString,
-    source: CString,
-    options: Vec<(CString, Option<CString>)>,
-    attributes: u64,
-    propagation: u64,
-    copy_up: bool,
-) -> Result<MountSource> {
-    let is_long = |(_, value): &(CString, Option<CString>)| {
-        let length = value.as_ref().map_or(0, |value| value.as_bytes().len());
-        length >= FSCONFIG_LIMIT
-    };
-    if !options.iter().any(is_long) {
-        let has_mode = options.iter().any(|(key, _)| key.as_c_str() == c"mode");
-        return Ok(MountSource::New {
-            inherit_mode: fstype.as_c_str() == c"tmpfs" && !has_mode,
-            fstype,
-            source,
-            options,
-            attributes,
-            propagation,
-            copy_up,
-        });
-    }
-    let words = options.iter().map(|(key, value)| match value {
-        Some(value) => [key.as_bytes(), b"=", value.as_bytes()].concat(),
-        None => key.as_bytes().to_owned(),
-    });
-    let joined = words.collect::<Vec<_>>().join(&b","[..]);
-    if joined.len() > MOUNT_OPTIONS_LIMIT {
-        return Err(Error::Mount {
-            what: source.to_string_lossy().into_owned(),
-            target: fstype.to_string_lossy().into_owned(),
-            rule: ": its options are longer than the page that mount(2) takes",
-            source: Errno::INVAL.into(),
-        });
-    }
-    Ok(MountSource::Whole {
-        fstype,
-        source,
-        options: CString::new(joined).expect("its parts come from C strings"),
-        flags: mount_flags(attributes),
-        propagation,
-    })
-}
-
-/// The `MS_*` of mount(2) for `MOUNT_ATTR_*`.
-fn mount_flags(attributes: u64) -> u64 {
-    let table = [
-        (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
-        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
-        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
-        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
-        (libc::MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
-        (libc::MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
-        (libc::MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
-        // MS_NOSYMFOLLOW
-        (libc::MOUNT_ATTR_NOSYMFOLLOW, 0x100),
-    ];
-    let set = table
-        .iter()
-        .filter(|(attribute, _)| attributes & attribute != 0);
-    set.fold(0, |flags, (_, flag)| flags | flag)
-}
-
-fn overlay_step(overlay: &Overlay, flags: u64, target: &CString) -> Result<Step> {
-    let escape = |path: &Path| {
-        let text = path.as_os_str().to_string_lossy();
-        text.replace('\\', "\\\\").replace(',', "\\,")
-    };
-    let writable = relative_to_layers(overlay);
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        overlay.lower.join(":"),
-        escape(&writable.join("upper")),
-        escape(&writable.join("work"))
-    );
-    if options.len() > MOUNT_OPTIONS_LIMIT {
-        return Err(Error::TooManyLayers {
-            count: overlay.lower.len(),
-            length: options.len(),
-        });
-    }
-    Ok(Step::MountOverlay {
-        layers: c_path(&overlay.layers)?,
-        target: target.clone(),
-        options: c_string(OsStr::new(&options))?,
-        flags,
-    })
-}
-
-/// The mount table of the container shows these options: `../containers/<id>` tells it nothing of the host's paths, and
-/// is shorter.
-fn relative_to_layers(overlay: &Overlay) -> PathBuf {
-    let store = |path: &Path| path.parent().map(Path::to_owned);
-    let above = overlay.writable.parent().and_then(store);
-    match (above, overlay.layers.parent()) {
-        (Some(above), Some(store)) if above == store => {
-            let below = overlay
-                .writable
-                .strip_prefix(store)
-                .expect("it is two levels below");
-            Path::new("..").join(below)
-        }
-        _ => overlay.writable.clone(),
-    }
 }
