@@ -1,16 +1,18 @@
 //! Filters between `create` and `start`: who holds the listener when, and what the container's own hooks run under.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use oci_spec::runtime::LinuxNamespaceType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tepui::launch::start::{self, Started};
 use tepui::launch::step::HookStep;
 use tepui::launch::sys::StringArray;
 use tepui::launch::{self, Error, Handover, Patient, Waiting};
+use tepui_isolators::launch_info::{IdMap, IdMaps};
 use tepui_isolators::linux::seccomp::{compile, docker_default, resolve, running_kernel};
 use tepui_isolators::{CgroupPlacement, ContainerLaunchInfo, Declaration, RootFilesystem};
 use tepui_tests::requires;
@@ -66,21 +68,30 @@ fn prepare(
         init: false,
         executable: None,
     };
+    let rootless = !rustix::process::geteuid().is_root();
+    let one = |outside| {
+        vec![IdMap {
+            inside: 0,
+            outside,
+            count: 1,
+        }]
+    };
+    let maps = || IdMaps {
+        users: one(rustix::process::geteuid().as_raw()),
+        groups: one(rustix::process::getegid().as_raw()),
+    };
     let info = ContainerLaunchInfo {
+        namespaces: rootless
+            .then_some(LinuxNamespaceType::User)
+            .into_iter()
+            .collect(),
+        id_maps: rootless.then(maps),
         no_new_privileges,
         seccomp: Some(compile(&seccomp).expect("it compiles").filter),
         ..Default::default()
     };
-    let null = || {
-        OwnedFd::from(
-            File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/null")
-                .expect("null"),
-        )
-    };
-    let mut handover = Handover::new([null(), null(), null()], "/".into(), None);
+    let file = || OwnedFd::from(tempfile::tempfile().expect("a file"));
+    let mut handover = Handover::new([file(), file(), file()], "/".into(), None);
     change(&mut handover);
     launch::prepare(&declaration, info, handover, &mut Patient)
 }
@@ -149,5 +160,39 @@ fn an_agent_has_its_listener_before_the_start() {
             .expect("a status");
         // mkdir says ENOSYS, which is its failure.
         assert_eq!(status.exit_status(), Some(1));
+    }
+}
+
+/// As another user in a user namespace, whose kernel objects we have no power over but by being its owner.
+#[test]
+fn an_agent_has_its_listener_without_root() {
+    const USER: u32 = 1000;
+    if !rustix::process::geteuid().is_root() {
+        return without_root();
+    }
+    requires!(root());
+    let me = std::env::current_exe().expect("our own path");
+    let mut again = std::process::Command::new(me);
+    again.args(["--exact", "an_agent_has_its_listener_without_root"]);
+    let output = again.uid(USER).gid(USER).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
+
+fn without_root() {
+    for no_new_privileges in [true, false] {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("agent");
+        let agent = UnixListener::bind(&path).expect("a socket");
+        agent.set_nonblocking(true).expect("a socket");
+        let mut profile = without("SCMP_ACT_NOTIFY", "mkdir");
+        profile["listenerPath"] = json!(path);
+        let waiting = prepare(&profile, no_new_privileges, "exit 3", |_| {}).expect("it waits");
+        agent.accept().expect("the listener was delivered");
+        let process = waiting.start(&mut Patient).expect("it starts");
+        assert_eq!(process.reap().expect("our child"), 3 << 8);
     }
 }

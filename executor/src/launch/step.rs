@@ -33,6 +33,9 @@ pub enum Step {
     },
     /// prctl(PR_SET_DUMPABLE, 0): nobody else looks into the half-made container.
     NotDumpable,
+    /// prctl(PR_SET_DUMPABLE): whether those with our rights may look into it, as a parent without root must to take a
+    /// descriptor out of it.
+    Dumpable(bool),
     /// rt_sigaction(2): these signals are ignored by us and shall not be by the workload (bit n-1 is signal n).
     DefaultSignals(u64),
     /// setsid(2): no terminal of ours.
@@ -318,7 +321,7 @@ impl fmt::Display for Step {
             Self::BecomeRoot => f.write_str("become root of the user namespace"),
             Self::Hook(hook) => write!(f, "run the hook {}", text(&hook.path)),
             Self::Terminal { .. } => f.write_str("open a terminal of the container"),
-            Self::NotDumpable => f.write_str("set PR_SET_DUMPABLE"),
+            Self::NotDumpable | Self::Dumpable(_) => f.write_str("set PR_SET_DUMPABLE"),
             Self::DefaultSignals(_) => f.write_str("reset ignored signals"),
             Self::NewSession => f.write_str("make a session"),
             Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),

@@ -83,6 +83,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
             sys::set_umask(0o022);
             sys::process_control(libc::PR_SET_DUMPABLE, 0, 0)
         }
+        Step::Dumpable(on) => sys::process_control(libc::PR_SET_DUMPABLE, u64::from(*on), 0),
         Step::DefaultSignals(mask) => (1..=64)
             .filter(|signal| mask & (1 << (signal - 1)) != 0)
             .try_for_each(sys::default_signal),

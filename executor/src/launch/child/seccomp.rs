@@ -76,7 +76,7 @@ fn calls_of(step: &Step) -> Vec<&'static str> {
             always.into_iter().chain(ends_it).collect()
         }
         Step::Attribute(Attribute::Personality(_)) => vec!["personality"],
-        Step::BoundingSet(_) | Step::NoNewPrivileges => vec!["prctl"],
+        Step::BoundingSet(_) | Step::NoNewPrivileges | Step::Dumpable(_) => vec!["prctl"],
         Step::Ids(ids) => {
             let groups = ids.groups.is_some().then_some("setgroups");
             let others = ["prctl", "setresgid", "setresuid"];

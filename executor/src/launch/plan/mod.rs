@@ -14,6 +14,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use tepui_isolators::attribute::{Attribute, Stage};
+use tepui_isolators::launch_info::SeccompFilter;
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
 
 use super::error::{Error, Result};
@@ -170,7 +171,13 @@ pub fn steps(
         false => (None, Some(close_on_exec)),
     };
     steps.extend(marks_early);
-    steps.extend(early.map(Step::Seccomp));
+    // In a new user namespace nobody is yet who could look. Root needs no leave.
+    let shows_itself = has_user_namespace && !rustix::process::geteuid().is_root();
+    steps.extend(
+        early
+            .into_iter()
+            .flat_map(|early| filter(early, shows_itself)),
+    );
     // Dropping the bounding set after the change of user is EPERM.
     steps.extend(info.capabilities.map(Step::BoundingSet));
     let groups = user.additional_gids().clone().unwrap_or_default();
@@ -191,7 +198,11 @@ pub fn steps(
         Some(filter) if filter.listener.is_some() => (Some(filter), None),
         other => (None, other),
     };
-    steps.extend(listening.map(Step::Seccomp));
+    steps.extend(
+        listening
+            .into_iter()
+            .flat_map(|filter| self::filter(filter, shows_itself)),
+    );
     steps.push(Step::AwaitStart {
         init,
         listener: handover.start,
@@ -206,6 +217,14 @@ pub fn steps(
         socket,
     )?));
     Ok(steps)
+}
+
+/// A filter, and around one with a listener what lets the parent take it (pidfd_getfd(2)).
+fn filter(filter: SeccompFilter, shows_itself: bool) -> impl Iterator<Item = Step> {
+    let shows_itself = shows_itself && filter.listener.is_some();
+    let show = |on| shows_itself.then_some(Step::Dumpable(on));
+    let all = [show(true), Some(Step::Seccomp(filter)), show(false)];
+    all.into_iter().flatten()
 }
 
 fn c_string(text: &OsStr) -> Result<CString> {
