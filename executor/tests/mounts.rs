@@ -88,6 +88,8 @@ impl Bundle {
             },
             init: false,
             executable: None,
+            keep_keyring: false,
+            reset_cpu_affinity: false,
         }
     }
 

@@ -88,6 +88,12 @@ pub struct Declaration {
     /// The program to execute when it is not `process.args[0]`: Mesos' CommandInfo names the two apart.
     #[serde(default)]
     pub executable: Option<String>,
+    /// Whether the container stays on the session keyring of who started it.
+    #[serde(default)]
+    pub keep_keyring: bool,
+    /// Whether the container may use every CPU of its cgroup, whatever its starter is bound to (runc's way).
+    #[serde(default)]
+    pub reset_cpu_affinity: bool,
 }
 
 impl Declaration {

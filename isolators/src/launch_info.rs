@@ -3,7 +3,7 @@
 //! Isolators never act inside a container. They say here what the launch must do; `merge` puts their answers
 //! together in configured order and refuses two of them that set the same single-valued field.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxNamespaceType;
@@ -56,8 +56,12 @@ pub struct ContainerLaunchInfo {
     pub rlimits: Vec<Rlimit>,
     /// What else the process gets.
     pub attributes: Vec<Attribute>,
-    /// `/proc/self/oom_score_adj`.
+    /// `/proc/PID/oom_score_adj`, which the parent writes.
     pub oom_score_adj: Option<i32>,
+    /// The name of the session keyring that is made.
+    pub session_keyring: Option<CString>,
+    /// The security context of the container's own file systems, mount(8) "context".
+    pub mount_label: Option<CString>,
     /// The five capability sets.
     pub capabilities: Option<CapabilitySets>,
     /// Whether execve(2) may no longer grant privileges.
@@ -347,6 +351,8 @@ impl ContainerLaunchInfo {
             id_maps,
             rootfs,
             oom_score_adj,
+            session_keyring,
+            mount_label,
             capabilities,
             seccomp
         );
@@ -384,6 +390,31 @@ impl ContainerLaunchInfo {
         self.rlimits.extend(other.rlimits);
         Ok(())
     }
+
+    /// Gives every file system that is made for the container the `mount_label`, where there is one. procfs, sysfs and
+    /// the kernel's other views have labels of their own.
+    pub fn label_mounts(&mut self) {
+        const OWN_LABELS: [&CStr; 5] = [c"proc", c"sysfs", c"mqueue", c"cgroup", c"cgroup2"];
+        let Some(label) = &self.mount_label else {
+            return;
+        };
+        for mount in &mut self.mounts {
+            match &mut mount.kind {
+                MountKind::Filesystem {
+                    fstype, options, ..
+                } if !OWN_LABELS.contains(&fstype.as_c_str()) => {
+                    options.push((c"context".into(), Some(label.clone())));
+                }
+                MountKind::Devices { options, .. } => {
+                    options.push((c"context".into(), Some(label.clone())));
+                }
+                MountKind::Filesystem { .. }
+                | MountKind::Bind { .. }
+                | MountKind::BindInside { .. }
+                | MountKind::Cgroup { .. } => {}
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -411,6 +442,35 @@ mod tests {
                 && text.contains("hostname"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_mount_label_goes_on_what_is_made_for_the_container() {
+        let mount = |fstype: &CStr| Mount {
+            target: c"/x".into(),
+            kind: MountKind::Filesystem {
+                fstype: fstype.into(),
+                source: fstype.into(),
+                options: Vec::new(),
+                copy_up: false,
+            },
+            attributes: MountAttributes::default(),
+            recursive_attributes: MountAttributes::default(),
+            propagation: 0,
+            plain_target: false,
+        };
+        let mut info = ContainerLaunchInfo {
+            mounts: vec![mount(c"proc"), mount(c"tmpfs")],
+            mount_label: Some(c"a:b:c:s0".into()),
+            ..Default::default()
+        };
+        info.label_mounts();
+        let options = |index: usize| match &info.mounts[index].kind {
+            MountKind::Filesystem { options, .. } => options.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(options(0), []);
+        assert_eq!(options(1), [(c"context".into(), Some(c"a:b:c:s0".into()))]);
     }
 
     #[test]

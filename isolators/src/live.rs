@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::attribute::Scheduler;
 use crate::launch_info::{CapabilitySets, IdMaps};
 
 /// The process that is looked at: any process, ours or not, seen from the observer's `/proc`.
@@ -120,6 +121,18 @@ pub struct Live {
     pub time_offsets: BTreeMap<String, (i64, u32)>,
     /// The sysctls of the declaration, by path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
+    /// Its scheduler.
+    pub scheduler: Option<Scheduler>,
+    /// Its I/O priority: class and level in one number (ioprio_set(2)).
+    pub io_priority: Option<u16>,
+    /// Its execution domain with flags.
+    pub personality: Option<u64>,
+    /// Its NUMA policy as numa_maps words it; looked at when one is declared.
+    pub memory_policy: Option<String>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// What security modules call it: module to label.
+    pub security_labels: BTreeMap<String, String>,
     /// Capability sets of the weakest thread (the union over threads, so that no thread's extra right is missed).
     pub capabilities: Option<CapabilitySets>,
     /// True only when every thread has it.

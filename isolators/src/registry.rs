@@ -2,6 +2,8 @@
 //!
 //! The order of the table is the order of `prepare`; an operator's selection does not change it.
 
+use std::path::Path;
+
 use crate::cgroups::{
     BlkioIsolator, CpuIsolator, CpusetIsolator, DevicesIsolator, FreezerIsolator, HugetlbIsolator,
     MemIsolator, NetClsIsolator, NetPrioIsolator, PerfEventIsolator, PidsIsolator, RdmaIsolator,
@@ -12,7 +14,14 @@ use crate::filesystem::linux::LinuxFilesystem;
 use crate::isolator::Isolator;
 use crate::launch_info::ContainerLaunchInfo;
 use crate::linux::capabilities::Capabilities;
+use crate::linux::keyring::Keyring;
+use crate::linux::landlock::LandlockIsolator;
+use crate::linux::lsm::Lsm;
+use crate::linux::memory_policy::MemoryPolicy;
 use crate::linux::nnp::NoNewPrivileges;
+use crate::linux::oom_score::OomScore;
+use crate::linux::personality::Personality;
+use crate::linux::scheduling::Scheduling;
 use crate::linux::seccomp::SeccompIsolator;
 use crate::linux::sysctl::Sysctl;
 use crate::live::{Finding, Live, Target};
@@ -53,6 +62,14 @@ pub fn all() -> Vec<Box<dyn Isolator>> {
         Box::new(Capabilities),
         Box::new(NoNewPrivileges),
         Box::new(Rlimits),
+        Box::new(Keyring),
+        Box::new(OomScore),
+        Box::new(Scheduling),
+        Box::new(MemoryPolicy),
+        Box::new(Personality),
+        Box::new(Lsm),
+        // After all that opens a file.
+        Box::new(LandlockIsolator),
         Box::new(SeccompIsolator),
     ]
 }
@@ -107,6 +124,7 @@ pub fn prepare(
             return Err(error);
         }
     }
+    merged.label_mounts();
     Ok(merged)
 }
 
@@ -174,45 +192,36 @@ pub fn verify(
 
 /// Refuses what runtime-spec can say and no isolator of this build does: it would be dropped in silence.
 fn refuse_unhandled(declaration: &Declaration) -> Result<()> {
-    let set = |is_set: bool| is_set.then(|| "set".to_owned());
-    let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let mut asked = Vec::new();
-    if let Some(linux) = declaration.spec.linux() {
-        let network_devices = linux.net_devices().as_ref();
-        asked.extend([
-            ("linux.mountLabel", text(linux.mount_label())),
-            ("linux.intelRdt", set(linux.intel_rdt().is_some())),
-            ("linux.memoryPolicy", set(linux.memory_policy().is_some())),
-            ("linux.personality", set(linux.personality().is_some())),
-            (
-                "linux.netDevices",
-                set(network_devices.is_some_and(|all| !all.is_empty())),
-            ),
-        ]);
-    }
-    if let Some(process) = declaration.spec.process() {
-        asked.extend([
-            ("process.apparmorProfile", text(process.apparmor_profile())),
-            ("process.selinuxLabel", text(process.selinux_label())),
-            ("process.ioPriority", set(process.io_priority().is_some())),
-            ("process.scheduler", set(process.scheduler().is_some())),
-            (
-                "process.execCPUAffinity",
-                set(process.exec_cpu_affinity().is_some()),
-            ),
-        ]);
-    }
-    match asked
-        .into_iter()
-        .find_map(|(field, value)| Some((field, value?)))
-    {
-        None => Ok(()),
-        Some((field, value)) => Err(Error::Config {
+    let refused = |field, value: String, rule: &str| {
+        Err(Error::Config {
             field,
             value,
-            rule: "this version has no isolator for it; leave it out".to_owned(),
-        }),
+            rule: rule.to_owned(),
+        })
+    };
+    let linux = declaration.spec.linux().as_ref();
+    if let Some(rdt) = linux.and_then(|linux| linux.intel_rdt().as_ref()) {
+        let group = rdt.clos_id().clone().unwrap_or_default();
+        let rule = match Path::new("/sys/fs/resctrl/schemata").exists() {
+            true => "this version puts no container in a resctrl group; leave it out",
+            false => {
+                "Intel RDT is not enabled: the kernel has no resctrl file system at /sys/fs/resctrl; leave it out"
+            }
+        };
+        return refused("linux.intelRdt", format!("{group:?}"), rule);
     }
+    let devices = linux.and_then(|linux| linux.net_devices().as_ref());
+    if let Some(name) = devices.and_then(|devices| devices.keys().min()) {
+        let rule =
+            "this version moves no network device of the host into a container; leave it out";
+        return refused("linux.netDevices", name.clone(), rule);
+    }
+    if let Some(machine) = declaration.spec.vm() {
+        let kernel = machine.kernel().path().display().to_string();
+        let rule = "a container of this runtime is no virtual machine, and Linux has no hardware for it; leave `vm` out";
+        return refused("vm.kernel", kernel, rule);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -221,7 +230,6 @@ mod tests {
     use super::*;
     use crate::declaration::{CgroupPlacement, Overlay, RootFilesystem};
     use oci_spec::runtime::LinuxNamespaceType;
-    use std::path::Path;
 
     fn declaration(spec: serde_json::Value, writable: &Path) -> Declaration {
         Declaration {
@@ -238,6 +246,8 @@ mod tests {
             },
             init: false,
             executable: None,
+            keep_keyring: false,
+            reset_cpu_affinity: false,
         }
     }
 
@@ -310,6 +320,22 @@ mod tests {
             (
                 serde_json::json!({ "linux": { "mountLabel": "x" } }),
                 "linux.mountLabel",
+            ),
+            (
+                serde_json::json!({ "linux": { "intelRdt": { "closID": "gold" } } }),
+                "linux.intelRdt is \"gold\"",
+            ),
+            (
+                serde_json::json!({ "linux": { "netDevices": { "eth1": {} } } }),
+                "linux.netDevices is eth1",
+            ),
+            (
+                serde_json::json!({ "vm": { "kernel": { "path": "/boot/k" } } }),
+                "vm.kernel is /boot/k",
+            ),
+            (
+                serde_json::json!({ "process": { "user": {}, "cwd": "/", "apparmorProfile": "web" } }),
+                "process.apparmorProfile is web",
             ),
             (
                 serde_json::json!({ "linux": { "namespaces": [{ "type": "pid", "path": "/proc/self/ns/net" }] } }),

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{c_int, c_long, c_uint, pid_t, sock_filter};
 
+use crate::attribute::Scheduler;
+
 /// `PTRACE_SECCOMP_GET_FILTER` of linux/ptrace.h (4.4, with CONFIG_CHECKPOINT_RESTORE).
 const PTRACE_SECCOMP_GET_FILTER: c_uint = 0x420c;
 
@@ -102,4 +104,57 @@ pub fn takes_seccomp_flags(flags: u64) -> bool {
     // SAFETY: the kernel answers EFAULT to a null pointer, before it changes anything.
     let result = unsafe { libc::syscall(call, mode, flags, program) };
     result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
+/// `struct sched_attr` in its first version, 48 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct SchedulerAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// The scheduler of a process: sched_getattr(2).
+pub fn scheduler(pid: u32) -> io::Result<Scheduler> {
+    let mut found = SchedulerAttributes::default();
+    let size = size_of::<SchedulerAttributes>();
+    // SAFETY: `found` is valid for the `size` bytes that the kernel writes at most.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, pid, &raw mut found, size, 0) };
+    match result {
+        0 => Ok(Scheduler {
+            policy: found.policy,
+            flags: found.flags,
+            nice: found.nice,
+            priority: found.priority,
+            runtime: found.runtime,
+            deadline: found.deadline,
+            period: found.period,
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The I/O priority of a process, class and level in one number: ioprio_get(2).
+pub fn io_priority(pid: u32) -> io::Result<u16> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    // SAFETY: the call takes numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, pid) };
+    u16::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// The version of Landlock that this kernel has: landlock_create_ruleset(2).
+pub fn landlock_version() -> io::Result<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    let nothing = std::ptr::null::<u8>();
+    let flags = LANDLOCK_CREATE_RULESET_VERSION;
+    // SAFETY: with this flag there is no ruleset to read, and the pointer has to be null.
+    let result =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0usize, flags) };
+    u32::try_from(result).map_err(|_| io::Error::last_os_error())
 }

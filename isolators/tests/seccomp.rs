@@ -44,6 +44,8 @@ fn declaration(seccomp: LinuxSeccomp) -> Declaration {
         },
         init: false,
         executable: None,
+        keep_keyring: false,
+        reset_cpu_affinity: false,
     }
 }
 

@@ -29,6 +29,8 @@ fn cgroups_rs_reads_the_limits_that_were_declared() {
         },
         init: false,
         executable: None,
+        keep_keyring: false,
+        reset_cpu_affinity: false,
     };
     let id: ContainerId = "box".parse().expect("an id");
     let isolators =

@@ -80,6 +80,8 @@ fn launch(launcher: &Launcher, ground: &Ground, number: u64) -> f64 {
             },
             init: false,
             executable: None,
+            keep_keyring: false,
+            reset_cpu_affinity: false,
         },
         state_dir: ground.path("state"),
         isolation: Some("filesystem/linux,namespaces/pid".into()),

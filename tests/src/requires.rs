@@ -51,6 +51,30 @@ pub fn root() -> Requirement {
     check(nix::unistd::geteuid().is_root(), "needs root")
 }
 
+/// The kernel knows memory nodes.
+pub fn numa() -> Requirement {
+    check(
+        Path::new("/proc/self/numa_maps").exists(),
+        "needs a kernel with NUMA",
+    )
+}
+
+/// The kernel has Landlock with rules for files and ports.
+pub fn landlock() -> Requirement {
+    check(
+        tepui_isolators::linux::landlock::version() >= 4,
+        "needs version 4 of Landlock",
+    )
+}
+
+/// Neither AppArmor nor SELinux runs.
+pub fn no_security_labels() -> Requirement {
+    let apparmor = fs::read("/sys/module/apparmor/parameters/enabled");
+    let runs = apparmor.is_ok_and(|text| text.starts_with(b"Y"))
+        || Path::new("/sys/fs/selinux/enforce").exists();
+    check(!runs, "a security module of this kernel honours labels")
+}
+
 /// The memory controller is on cgroup v1 (hybrid hosts included).
 pub fn cgroup_v1() -> Requirement {
     check(

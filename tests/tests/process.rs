@@ -55,6 +55,8 @@ impl Container {
             },
             init: false,
             executable: None,
+            keep_keyring: false,
+            reset_cpu_affinity: false,
         };
         let id: ContainerId = "process.1".parse().expect("an id");
         let mut isolators = isolators();
@@ -214,4 +216,212 @@ fn sysctls_of_every_namespace() {
         error.contains(r#"could not write "1" to /proc/sys/net/ipv4/no_such_thing"#),
         "{error}"
     );
+}
+
+#[test]
+fn scheduler_and_io_priority() {
+    requires!(root());
+    let best_effort = json!({ "class": "IOPRIO_CLASS_BE", "priority": 2 });
+    for scheduler in [
+        json!({ "policy": "SCHED_BATCH", "nice": 19 }),
+        json!({ "policy": "SCHED_FIFO", "priority": 7, "flags": ["SCHED_RESET_ON_FORK"] }),
+        json!({ "policy": "SCHED_IDLE" }),
+        json!({ "policy": "SCHED_DEADLINE", "nice": 19, "runtime": 42000, "deadline": 100_000,
+                "period": 1_000_000, "flags": ["SCHED_RESET_ON_FORK"] }),
+    ] {
+        let process = json!({ "scheduler": scheduler, "ioPriority": best_effort });
+        let items = ["I/O priority", "scheduler"];
+        enforced_and_observed("linux/scheduling", &spec(process, json!({})), &items);
+    }
+    let idle = json!({ "ioPriority": { "class": "IOPRIO_CLASS_IDLE" } });
+    enforced_and_observed(
+        "linux/scheduling",
+        &spec(idle, json!({})),
+        &["I/O priority"],
+    );
+}
+
+#[test]
+fn memory_policy() {
+    requires!(root(), numa());
+    for policy in [
+        json!({ "mode": "MPOL_INTERLEAVE", "nodes": "0" }),
+        json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] }),
+        json!({ "mode": "MPOL_PREFERRED", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"] }),
+        json!({ "mode": "MPOL_PREFERRED_MANY", "nodes": "0" }),
+        json!({ "mode": "MPOL_PREFERRED" }),
+        json!({ "mode": "MPOL_LOCAL" }),
+    ] {
+        let linux = json!({ "memoryPolicy": policy });
+        let spec = spec(json!({}), linux);
+        enforced_and_observed("linux/memory_policy", &spec, &["memory policy"]);
+    }
+    let policy = output_of(
+        "head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2",
+        json!({}),
+        json!({ "memoryPolicy": { "mode": "MPOL_INTERLEAVE", "nodes": "0" } }),
+    );
+    assert_eq!(policy.trim(), "interleave:0");
+}
+
+#[test]
+fn personality() {
+    requires!(root());
+    let linux = json!({ "personality": { "domain": "LINUX32" } });
+    enforced_and_observed(
+        "linux/personality",
+        &spec(json!({}), linux.clone()),
+        &["personality"],
+    );
+    assert_eq!(output_of("uname -m", json!({}), linux).trim(), "i686");
+    let linux = json!({ "personality": { "domain": "LINUX" } });
+    assert_eq!(output_of("uname -m", json!({}), linux).trim(), "x86_64");
+}
+
+#[test]
+fn oom_score() {
+    requires!(root());
+    let process = json!({ "oomScoreAdj": 321 });
+    let declared = spec(process.clone(), json!({}));
+    enforced_and_observed("linux/oom_score", &declared, &["oom_score_adj"]);
+    let score = output_of("cat /proc/self/oom_score_adj", process.clone(), json!({}));
+    assert_eq!(score.trim(), "321");
+    // Without a mount namespace of its own, too.
+    let container = Container::start(&declared, &["filesystem/linux"]).expect("it starts");
+    let path = format!("/proc/{}/oom_score_adj", container.process.host_pid);
+    assert_eq!(fs::read_to_string(path).expect("procfs").trim(), "321");
+    container.end();
+}
+
+#[test]
+fn session_keyring() {
+    requires!(root());
+    let linux = || json!({ "maskedPaths": [] });
+    let keys = output_of("cat /proc/keys", json!({}), linux());
+    let own = |line: &&str| line.contains("keyring") && line.contains(" _ses.process.1");
+    let lines: Vec<_> = keys.lines().filter(own).collect();
+    let [line] = lines.as_slice() else {
+        panic!("{keys}");
+    };
+    // Its owner may search it.
+    assert!(line.contains(" 3f1b0000 "), "{line}");
+
+    let mut spec = spec(json!({}), linux());
+    spec["process"]["args"] = json!(["/bin/cat", "/proc/keys"]);
+    let container = Container::start(&spec, &["linux/keyring"]).expect("it starts");
+    let keys = container.finish();
+    assert!(!keys.lines().any(|line| own(&line)), "{keys}");
+}
+
+#[test]
+fn a_label_that_no_module_of_this_kernel_honours_is_refused() {
+    requires!(root(), no_security_labels());
+    for (process, linux, word) in [
+        (
+            json!({ "apparmorProfile": "web" }),
+            json!({}),
+            "AppArmor is not enabled",
+        ),
+        (
+            json!({ "selinuxLabel": "a:b:c:s0" }),
+            json!({}),
+            "SELinux is not enabled",
+        ),
+        (
+            json!({}),
+            json!({ "mountLabel": "a:b:c:s0" }),
+            "SELinux is not enabled",
+        ),
+    ] {
+        let error = Container::start(&spec(process, linux), &[]).err();
+        assert!(
+            error.as_ref().is_some_and(|error| error.contains(word)),
+            "{error:?}"
+        );
+    }
+    let unconfined = spec(json!({ "apparmorProfile": "unconfined" }), json!({}));
+    Container::start(&unconfined, &[])
+        .expect("nothing is asked")
+        .end();
+}
+
+/// The answers of a script in a Landlock sandbox: `name=open` or `name=shut`.
+fn in_sandbox(rules: &Value, no_new_privileges: bool, script: &str) -> Vec<String> {
+    let capabilities = json!(["CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"]);
+    let process = json!({
+        "noNewPrivileges": no_new_privileges,
+        "capabilities": { "bounding": capabilities, "permitted": capabilities, "effective": capabilities }
+    });
+    let mut spec = spec(process, json!({}));
+    spec["annotations"] = json!({ "org.tepui.landlock": rules.to_string() });
+    spec["mounts"] = json!([
+        { "destination": "/proc", "type": "proc", "source": "proc" },
+        { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
+        { "destination": "/mnt", "type": "tmpfs", "source": "tmpfs" }
+    ]);
+    let attempt =
+        "try() { name=$1; shift; if \"$@\"; then echo $name=open; else echo $name=shut; fi; }";
+    let script = format!("{attempt}\n{script}");
+    spec["process"]["args"] = json!(["/bin/busybox", "sh", "-c", script]);
+    let container = Container::start(&spec, &[]).unwrap_or_else(|error| panic!("{error}"));
+    container.finish().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn landlock_keeps_the_workload_to_its_paths() {
+    requires!(root(), busybox(), landlock());
+    let rules = json!({ "readOnly": ["/usr", "/etc/passwd"], "readWrite": ["/tmp"], "execute": ["/bin/busybox"] });
+    let script = "
+        try read_passwd busybox head -c 0 /etc/passwd
+        try read_group busybox head -c 0 /etc/group
+        try write_tmp busybox touch /tmp/x
+        try write_mnt busybox touch /mnt/x
+        try copied busybox cp /bin/busybox /tmp/other
+        try execute_copy /tmp/other true
+        try execute_busybox /bin/busybox true
+        try list_usr busybox test -n \"$(busybox ls /usr)\"
+        try list_root busybox test -n \"$(busybox ls /)\"
+    ";
+    let expected = [
+        "read_passwd=open",
+        "read_group=shut",
+        "write_tmp=open",
+        "write_mnt=shut",
+        "copied=open",
+        "execute_copy=shut",
+        "execute_busybox=open",
+        "list_usr=open",
+        "list_root=shut",
+    ];
+    for no_new_privileges in [true, false] {
+        assert_eq!(in_sandbox(&rules, no_new_privileges, script), expected);
+    }
+    let nothing_there = json!({ "execute": ["/bin"], "readOnly": ["/no/such"] });
+    let mut spec = spec(json!({}), json!({}));
+    spec["annotations"] = json!({ "org.tepui.landlock": nothing_there.to_string() });
+    let error = Container::start(&spec, &[])
+        .err()
+        .expect("the path is missing");
+    assert!(
+        error.contains(r#"could not make a Landlock rule for "/no/such""#),
+        "{error}"
+    );
+}
+
+#[test]
+fn landlock_keeps_the_workload_to_its_ports() {
+    requires!(root(), busybox(), landlock());
+    let listen = "timeout 1 busybox nc -l -p";
+    let script = format!(
+        "
+        {listen} 4242 </dev/null; busybox test $? = 1 && echo other=shut
+        {listen} 4243 </dev/null; busybox test $? = 1 || echo own=open
+        "
+    );
+    let answers = in_sandbox(
+        &json!({ "bindTcp": [4243], "connectTcp": [] }),
+        true,
+        &script,
+    );
+    assert_eq!(answers, ["other=shut", "own=open"]);
 }

@@ -67,6 +67,8 @@ fn prepare(
         },
         init: false,
         executable: None,
+        keep_keyring: false,
+        reset_cpu_affinity: false,
     };
     let rootless = !rustix::process::geteuid().is_root();
     let one = |outside| {

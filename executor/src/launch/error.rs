@@ -106,6 +106,14 @@ pub enum Error {
     /// What the caller had to do while the container waited.
     #[error(transparent)]
     Caller(Box<dyn std::error::Error + Send + Sync>),
+    /// The kernel refused how early it is to kill the container.
+    #[error("could not set oom_score_adj to {value} (lowering it takes CAP_SYS_RESOURCE)")]
+    OomScore {
+        /// The value.
+        value: i32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A step in the child failed.
     #[error("could not {step} (step {index} of {count})")]
     Step {

@@ -177,6 +177,7 @@ pub fn prepare(
         handover,
         socket: theirs.as_raw_fd(),
     };
+    let oom_score = info.oom_score_adj;
     let steps = plan::steps(declaration, info, attachments)?;
     child::seccomp::check(&steps)?;
 
@@ -199,6 +200,9 @@ pub fn prepare(
         action: "learn the container's pid",
         source,
     })?;
+    if let Some(value) = oom_score {
+        set_oom_score(&process, value)?;
+    }
     let waiting = Waiting {
         process,
         steps,
@@ -355,6 +359,12 @@ fn unheard(source: io::Error) -> Error {
         action: "hear from the container's process",
         source,
     }
+}
+
+/// The parent does it: lowering it takes a capability over the host, which a process in a user namespace lacks.
+fn set_oom_score(process: &Process, value: i32) -> Result<()> {
+    let path = format!("/proc/{}/oom_score_adj", process.host_pid);
+    std::fs::write(path, value.to_string()).map_err(|source| Error::OomScore { value, source })
 }
 
 /// The flags of clone3(2). The cgroup namespace is left to the child: its root is where one is when it is made.

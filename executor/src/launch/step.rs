@@ -59,8 +59,6 @@ pub enum Step {
     Hostname(CString),
     /// setdomainname(2).
     Domainname(CString),
-    /// Sets the OOM score, while the host's /proc is still there.
-    OomScoreAdjustment(CString),
     /// `/` recursively slave: no mount event of ours reaches the host.
     RootPropagation,
     /// mount(2) of an overlay, from the directory of its layers.
@@ -131,6 +129,13 @@ pub enum Step {
         from: OwnedFd,
         /// 0, 1 or 2.
         number: i32,
+    },
+    /// A session keyring of the container's own.
+    SessionKeyring {
+        /// Its name.
+        name: CString,
+        /// `KEY_*` permissions that it gets beside the possessor's.
+        permissions: u32,
     },
     /// A resource limit.
     ResourceLimit(Rlimit),
@@ -331,7 +336,6 @@ impl fmt::Display for Step {
             Self::Loopback => f.write_str("set the loopback device up"),
             Self::Hostname(name) => write!(f, "set the host name {}", text(name)),
             Self::Domainname(name) => write!(f, "set the domain name {}", text(name)),
-            Self::OomScoreAdjustment(value) => write!(f, "set oom_score_adj to {}", text(value)),
             Self::RootPropagation => f.write_str("stop mount events to the host"),
             Self::MountOverlay { options, .. } => write!(f, "mount the overlay {}", text(options)),
             Self::AttachRoot { source, .. } => {
@@ -370,6 +374,9 @@ impl fmt::Display for Step {
             }
             Self::Attribute(one) => write!(f, "{one}"),
             Self::Stdio { number, .. } => write!(f, "set up standard descriptor {number}"),
+            Self::SessionKeyring { name, .. } => {
+                write!(f, "make the session keyring {}", text(name))
+            }
             Self::ResourceLimit(limit) => {
                 write!(
                     f,

@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use tepui_isolators::attribute::Scheduler;
 use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
 
 /// A result whose error is the kernel's number.
@@ -648,5 +649,168 @@ pub fn make_controlling_terminal(peer: BorrowedFd<'_>) -> Result<()> {
 pub fn unshare_time_namespace() -> Result<()> {
     const CLONE_NEWTIME: i32 = 0x80;
     system_call!("no pointers", libc::SYS_unshare, CLONE_NEWTIME)?;
+    Ok(())
+}
+
+/// sched_setaffinity(2) of this thread; the kernel leaves out the CPUs that there are not.
+pub fn set_affinity(cpus: &[u64]) -> Result<()> {
+    system_call!(
+        "length and array agree",
+        libc::SYS_sched_setaffinity,
+        0,
+        size_of_val(cpus),
+        cpus.as_ptr()
+    )?;
+    Ok(())
+}
+
+/// sched_setattr(2) of this thread.
+pub fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
+    /// `struct sched_attr` of Linux 5.3, with the two values of utilisation clamping at the end.
+    #[repr(C)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+        utilization: [u32; 2],
+    }
+    let attributes = Attributes {
+        size: size_of::<Attributes>() as u32,
+        policy: scheduler.policy,
+        flags: scheduler.flags,
+        nice: scheduler.nice,
+        priority: scheduler.priority,
+        runtime: scheduler.runtime,
+        deadline: scheduler.deadline,
+        period: scheduler.period,
+        utilization: [0; 2],
+    };
+    system_call!(
+        "own struct, which says its size",
+        libc::SYS_sched_setattr,
+        0,
+        &raw const attributes,
+        0
+    )?;
+    Ok(())
+}
+
+/// ioprio_set(2) of this thread: class and level in one number.
+pub fn set_io_priority(number: u16) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    system_call!(
+        "no pointers",
+        libc::SYS_ioprio_set,
+        IOPRIO_WHO_PROCESS,
+        0,
+        i32::from(number)
+    )?;
+    Ok(())
+}
+
+/// set_mempolicy(2) of this thread.
+pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
+    let (mask, bits) = match nodes {
+        [] => (std::ptr::null(), 0),
+        // The kernel takes one bit less than it is told.
+        nodes => (nodes.as_ptr(), nodes.len() * u64::BITS as usize + 1),
+    };
+    system_call!(
+        "length and array agree",
+        libc::SYS_set_mempolicy,
+        mode,
+        mask,
+        bits
+    )?;
+    Ok(())
+}
+
+/// keyctl(2): joins the session keyring of this name, made if need be, and adds `permissions` to what the kernel gives
+/// a new one. A kernel without keyrings has none to protect.
+pub fn join_keyring(name: &CStr, permissions: u32) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
+    const KEYCTL_SETPERM: i32 = 5;
+    /// The possessor everything, the user view, read and link: what join_session_keyring of the kernel gives.
+    const NEW: u32 = 0x3f13_0000;
+    let joined = system_call!(
+        "ends with NUL",
+        libc::SYS_keyctl,
+        KEYCTL_JOIN_SESSION_KEYRING,
+        name.as_ptr()
+    );
+    let serial = match joined {
+        Err(Errno::NOSYS) => return Ok(()),
+        other => other?,
+    };
+    system_call!(
+        "no pointers",
+        libc::SYS_keyctl,
+        KEYCTL_SETPERM,
+        serial,
+        NEW | permissions
+    )?;
+    Ok(())
+}
+
+/// landlock_create_ruleset(2).
+pub fn landlock_ruleset(files: u64, network: u64, scoped: u64) -> Result<OwnedFd> {
+    // `struct landlock_ruleset_attr` of version 6; an older kernel takes it as long as what it does not know is zero.
+    let attributes = [files, network, scoped];
+    let ruleset = system_call!(
+        "length and array agree",
+        libc::SYS_landlock_create_ruleset,
+        attributes.as_ptr(),
+        size_of_val(&attributes),
+        0
+    )?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(ruleset as RawFd) })
+}
+
+/// landlock_add_rule(2), LANDLOCK_RULE_PATH_BENEATH.
+pub fn landlock_path(ruleset: BorrowedFd<'_>, place: BorrowedFd<'_>, access: u64) -> Result<()> {
+    #[repr(C, packed)]
+    struct PathBeneath {
+        access: u64,
+        parent: RawFd,
+    }
+    let rule = PathBeneath {
+        access,
+        parent: place.as_raw_fd(),
+    };
+    add_landlock_rule(ruleset, 1, (&raw const rule).cast())
+}
+
+/// landlock_add_rule(2), LANDLOCK_RULE_NET_PORT.
+pub fn landlock_port(ruleset: BorrowedFd<'_>, port: u16, access: u64) -> Result<()> {
+    let rule = [access, u64::from(port)];
+    add_landlock_rule(ruleset, 2, rule.as_ptr().cast())
+}
+
+fn add_landlock_rule(ruleset: BorrowedFd<'_>, kind: i32, rule: *const u8) -> Result<()> {
+    system_call!(
+        "the two callers pass the struct of their kind",
+        libc::SYS_landlock_add_rule,
+        ruleset.as_raw_fd(),
+        kind,
+        rule,
+        0
+    )?;
+    Ok(())
+}
+
+/// landlock_restrict_self(2).
+pub fn landlock_restrict(ruleset: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    system_call!(
+        "no pointers",
+        libc::SYS_landlock_restrict_self,
+        ruleset.as_raw_fd(),
+        flags
+    )?;
     Ok(())
 }

@@ -75,6 +75,8 @@ impl Bundle {
             rootfs: RootFilesystem::Directory(self.rootfs.clone()),
             init: false,
             executable: None,
+            keep_keyring: false,
+            reset_cpu_affinity: false,
         })
     }
 }

@@ -80,7 +80,7 @@ impl Made {
         let here = PathBuf::from(".");
         let bundle = Bundle::load(arguments.bundle.as_ref().unwrap_or(&here))?;
         let mut declaration = bundle.declaration(&id)?;
-        // KEY declaration.keep_keyring = arguments.no_new_keyring;
+        declaration.keep_keyring = arguments.no_new_keyring;
         let process = declaration.spec.process_mut().as_mut();
         let process = process.ok_or_else(|| Error::bundle("process property must not be empty"))?;
         console::check(

@@ -74,7 +74,7 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     )?;
     let size = console::size(&process);
     declaration.spec.set_process(Some(process));
-    // KEY declaration.keep_keyring = true;
+    declaration.keep_keyring = true;
 
     let mut guest = Guest::default();
     if !arguments.detach {

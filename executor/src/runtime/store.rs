@@ -245,6 +245,8 @@ impl Entry {
                 cgroups: self.state.identity.cgroups.clone(),
                 init: false,
                 executable: None,
+                keep_keyring: false,
+                reset_cpu_affinity: false,
             }
         })
     }
@@ -400,6 +402,8 @@ mod tests {
                 },
                 init: false,
                 executable: None,
+                keep_keyring: false,
+                reset_cpu_affinity: false,
             },
             no_new_keyring: false,
             systemd_cgroup: false,

@@ -186,6 +186,8 @@ pub fn declare(
         cgroups: options.cgroups.clone(),
         init: options.init,
         executable: resolved.executable,
+        keep_keyring: false,
+        reset_cpu_affinity: false,
     })
 }
 

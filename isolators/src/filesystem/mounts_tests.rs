@@ -18,6 +18,8 @@ fn declaration(spec: Spec) -> Declaration {
         },
         init: false,
         executable: None,
+        keep_keyring: false,
+        reset_cpu_affinity: false,
     }
 }
 

@@ -53,6 +53,8 @@ impl Container {
                 },
                 init: false,
                 executable: None,
+                keep_keyring: false,
+                reset_cpu_affinity: false,
             },
             info: ContainerLaunchInfo::default(),
         }

@@ -74,6 +74,8 @@ pub fn declaration(spec: Value) -> Declaration {
         },
         init: false,
         executable: None,
+        keep_keyring: false,
+        reset_cpu_affinity: false,
     }
 }
 

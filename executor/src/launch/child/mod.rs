@@ -14,10 +14,8 @@ mod procfs;
 pub mod seccomp;
 mod terminal;
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
@@ -36,6 +34,8 @@ struct Context<'a> {
     proc: Option<OwnedFd>,
     /// What hides paths.
     masks: mount::Masks,
+    /// The Landlock ruleset that is being made.
+    landlock: Option<OwnedFd>,
 }
 
 impl Context<'_> {
@@ -52,6 +52,7 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         starter: None,
         proc: None,
         masks: mount::Masks::default(),
+        landlock: None,
     };
     for (index, step) in steps.iter().enumerate() {
         if let Err(errno) = apply(step, &mut context) {
@@ -95,9 +96,6 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Loopback => sys::loopback_up(),
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
         Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes()),
-        Step::OomScoreAdjustment(value) => {
-            write_file(c"/proc/self/oom_score_adj", value.to_bytes())
-        }
         Step::RootPropagation => rustix::mount::mount_change(
             c"/",
             MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
@@ -135,8 +133,9 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Sysctl { path, value } => {
             procfs::write(context.proc.as_ref().map(AsFd::as_fd), path, value)
         }
-        Step::Attribute(one) => attribute::apply(one, context.proc.as_ref().map(AsFd::as_fd)),
+        Step::Attribute(one) => attribute::apply(one, context),
         Step::Stdio { from, number } => sys::duplicate_to(from.as_fd(), *number),
+        Step::SessionKeyring { name, permissions } => sys::join_keyring(name, *permissions),
         Step::ResourceLimit(limit) => sys::set_rlimit(limit),
         Step::Seccomp(filter) => seccomp::load(filter, context.socket),
         Step::BoundingSet(sets) => drop_bounding_set(sets.bounding),
@@ -156,11 +155,6 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         }
         Step::Execute(execute) => Err(execute_workload(execute)),
     }
-}
-
-fn write_file(path: &CStr, content: &[u8]) -> Result<(), Errno> {
-    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, content).map(drop)
 }
 
 /// Capability numbers that this kernel knows end with the first EINVAL.

@@ -10,8 +10,9 @@ mod mount;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::launch_info::SeccompFilter;
@@ -76,10 +77,7 @@ pub fn steps(
         steps.push(join_cgroup(directory)?);
     }
     // Its root is the cgroup that one is in, so it follows the move.
-    if info
-        .namespaces
-        .contains(&oci_spec::runtime::LinuxNamespaceType::Cgroup)
-    {
+    if info.namespaces.contains(&LinuxNamespaceType::Cgroup) {
         steps.push(Step::CgroupNamespace);
     }
     let cgroup = oci_spec::runtime::LinuxNamespaceType::Cgroup;
@@ -91,10 +89,7 @@ pub fn steps(
         steps.push(Step::EnterCgroupNamespace(open_file(path)?));
     }
     // Its files of procfs belong to the user that we still are, and the host's /proc is still there.
-    if info
-        .namespaces
-        .contains(&oci_spec::runtime::LinuxNamespaceType::Time)
-    {
+    if info.namespaces.contains(&LinuxNamespaceType::Time) {
         steps.push(Step::TimeNamespace(info.time_offsets));
     }
     steps.extend(info.loopback.then_some(Step::Loopback));
@@ -108,11 +103,6 @@ pub fn steps(
         let path = c_path(&Path::new("sys").join(OsStr::from_bytes(name.as_bytes())))?;
         steps.push(Step::Sysctl { path, value });
     }
-    // The host's /proc is gone after the pivot, and the container's is not ours to write to.
-    steps.extend(
-        info.oom_score_adj
-            .map(|value| Step::OomScoreAdjustment(c_number(value))),
-    );
     let directory = c_string(process.cwd().as_os_str())?;
     // Without `filesystem/linux` the container stays on the host's mounts.
     if let Some(root) = info.rootfs {
@@ -152,10 +142,14 @@ pub fn steps(
             steps.push(Step::Stdio { from, number });
         }
     }
+    steps.extend(info.session_keyring.map(|name| Step::SessionKeyring {
+        name,
+        permissions: keyring_permissions(&info.namespaces, &info.join_namespaces),
+    }));
     let (early_attributes, late_attributes): (Vec<_>, Vec<_>) = info
         .attributes
         .into_iter()
-        .partition(|attribute| attribute.stage(info.no_new_privileges) == Stage::Privileged);
+        .partition(|attribute| attribute.stage() == Stage::Privileged);
     steps.extend(early_attributes.into_iter().map(Step::Attribute));
     // Raising a hard limit needs a capability that goes next.
     steps.extend(info.rlimits.into_iter().map(Step::ResourceLimit));
@@ -302,6 +296,21 @@ fn without_host_null(descriptor: OwnedFd) -> Result<OwnedFd> {
     let tree = null_device()?;
     let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
     rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+}
+
+/// Who may find the session keyring beside those who have it, so that a process that enters later can join it: in a
+/// user namespace such a process is another user first (keyrings(7), linux/key.h).
+fn keyring_permissions(
+    new: &[LinuxNamespaceType],
+    joined: &[(LinuxNamespaceType, PathBuf)],
+) -> u32 {
+    const KEY_USR_SEARCH: u32 = 0x8_0000;
+    const KEY_OTH_SEARCH: u32 = 0x8;
+    let mut kinds = new.iter().chain(joined.iter().map(|(kind, _)| kind));
+    match kinds.any(|kind| *kind == LinuxNamespaceType::User) {
+        true => KEY_OTH_SEARCH,
+        false => KEY_USR_SEARCH,
+    }
 }
 
 /// The directories of `PATH` that execvp(3) would search when there is none.
