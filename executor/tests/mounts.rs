@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::RenameFlags;
 use serde_json::{Value, json};
-use tepui::launch::{self, Handover, user_namespace};
+use tepui::launch::{self, Handover, Patient, user_namespace};
 use tepui_isolators::filesystem::linux::LinuxFilesystem;
 use tepui_isolators::launch_info::{IdMap, IdMaps};
 use tepui_isolators::{

@@ -142,6 +142,12 @@ fn enforced_and_observed(isolator: &str, spec: &Value, items: &[&str]) {
     let with = Container::start(spec, &[]).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(with.not_as_declared(), []);
     with.end();
+    missing_without(isolator, spec, items);
+}
+
+/// Without its isolator, `items` and nothing else are weaker.
+#[track_caller]
+fn missing_without(isolator: &str, spec: &Value, items: &[&str]) {
     let without = Container::start(spec, &[isolator]).unwrap_or_else(|error| panic!("{error}"));
     let findings = without.not_as_declared();
     let mut found: Vec<_> = findings.iter().map(|f| f.item.as_str()).collect();
@@ -174,6 +180,18 @@ fn time_namespace() {
         uptime.trim().parse::<u64>().is_ok_and(|s| s >= 1_000_000),
         "{uptime}"
     );
+}
+
+#[test]
+fn user_namespace() {
+    requires!(root());
+    let maps = json!([{ "containerID": 0, "hostID": 100_000, "size": 1000 }]);
+    let linux = json!({
+        "namespaces": [{ "type": "mount" }, { "type": "user" }],
+        "uidMappings": maps, "gidMappings": maps
+    });
+    let items = ["gid map", "uid map", "user namespace"];
+    missing_without("namespaces/user", &spec(json!({}), linux), &items);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Process, Spec};
 use serde_json::Value;
 use tepui_isolators::cgroups::device_rules::usual_rules;
+use tepui_isolators::linux::capabilities;
 use tepui_isolators::{CgroupPlacement, ContainerId, Declaration, RootFilesystem};
 
 use super::error::{Error, Result};
@@ -110,15 +111,17 @@ fn adapt(value: &mut Value) -> bool {
         .flat_map(|sets| sets.values_mut())
         .filter_map(Value::as_array_mut)
     {
-        set.retain(|name| {
-            let is_known =
-                serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
-            if !is_known {
-                tracing::warn!("ignoring unknown or unavailable capabilities: [{name}]");
-            }
-            changed |= !is_known;
-            is_known
-        });
+        let is_known = |name: &Value| name.as_str().is_some_and(capabilities::is_known);
+        let (known, unknown): (Vec<Value>, Vec<Value>) = set.drain(..).partition(is_known);
+        if !unknown.is_empty() {
+            let names: Vec<String> = unknown.iter().map(Value::to_string).collect();
+            tracing::warn!(
+                "ignoring unknown or unavailable capabilities: [{}]",
+                names.join(" ")
+            );
+            changed = true;
+        }
+        *set = known;
     }
     let flags = process
         .pointer_mut("/scheduler/flags")

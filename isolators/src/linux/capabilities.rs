@@ -10,7 +10,7 @@
 use std::str::FromStr;
 
 use caps::Capability;
-use oci_spec::runtime::Capabilities as OciSet;
+use oci_spec::runtime::{Capabilities as OciSet, Capability as OciCapability};
 
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
@@ -158,6 +158,13 @@ pub fn mask(names: &[String]) -> Result<u64> {
     })
 }
 
+/// Whether there is a capability of this name (`CAP_CHOWN`). The types of runtime-spec have no room for another one, so
+/// a `config.json` has to be asked before it is parsed.
+pub fn is_known(name: &str) -> bool {
+    let known = name.strip_prefix("CAP_").map(OciCapability::from_str);
+    Capability::from_str(name).is_ok() && known.is_some_and(|known| known.is_ok())
+}
+
 fn bits(field: &'static str, set: &Option<OciSet>) -> Result<u64> {
     let mut bits = 0;
     for capability in set.iter().flatten() {
@@ -288,6 +295,14 @@ mod tests {
     #[test]
     fn the_bounding_set_is_cut_to_what_we_have() {
         assert_eq!(check(sets(0, 0, 0, 0), A, A).unwrap().bounding, A);
+    }
+
+    #[test]
+    fn names_that_this_build_does_not_know_are_told_apart() {
+        assert!(is_known("CAP_CHOWN") && is_known("CAP_CHECKPOINT_RESTORE"));
+        for unknown in ["CAP_UNKNOWN", "UNKNOWN_CAP", "", "CAP_"] {
+            assert!(!is_known(unknown), "{unknown}");
+        }
     }
 
     #[test]

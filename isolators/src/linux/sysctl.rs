@@ -244,7 +244,7 @@ mod tests {
             ("net.x\0", "1"),
             ("net.x=1+kernel.core_pattern", "1"),
             ("net.x", "1\n2"),
-            ("net.x", "1\02"),
+            ("net.x", "1\0"),
             ("kernel.core_pattern", "|/x"),
             ("kernel.hostname", "x"),
             ("kernel/hostname", "x"),

@@ -41,6 +41,24 @@ const RESOURCES: [(&str, &str); 16] = [
 
 const NOFILE: u32 = 7;
 
+const INVALID_TYPE: &str = "invalid rlimit type: Linux has no such limit";
+
+/// Refuses the name of a limit that there is not. A `config.json` has to be asked before it is parsed: the types of
+/// runtime-spec have no room for another name.
+///
+/// # Errors
+/// `Error::Config` with the name.
+pub fn check_type(name: &str) -> Result<()> {
+    match RESOURCES.iter().any(|(known, _)| *known == name) {
+        true => Ok(()),
+        false => Err(Error::Config {
+            field: "process.rlimits.type",
+            value: format!("{name:?}"),
+            rule: INVALID_TYPE.to_owned(),
+        }),
+    }
+}
+
 /// CAP_SYS_RESOURCE, capabilities(7).
 const SYS_RESOURCE: u64 = 1 << 24;
 
@@ -151,7 +169,7 @@ fn check(declared: &[PosixRlimit], ceiling: &Ceiling) -> Result<Vec<Rlimit>> {
         };
         let number = RESOURCES.iter().position(|(known, _)| *known == name);
         let Some(number) = number else {
-            return Err(refused("Linux has no such limit".to_owned()));
+            return Err(refused(INVALID_TYPE.to_owned()));
         };
         let own = ceiling.hard[number];
         let resource = number as u32;
@@ -254,6 +272,15 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_there_is_not_is_named() {
+        let error = check_type("RLIMIT_FILES").unwrap_err().to_string();
+        assert!(
+            error.contains("\"RLIMIT_FILES\", but invalid rlimit type"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn every_limit_of_the_spec_has_its_kernel_number() {
         use PosixRlimitType::*;
         let all = [
@@ -275,6 +302,7 @@ mod tests {
             (RlimitRttime, libc::RLIMIT_RTTIME),
         ];
         for (typ, number) in all {
+            check_type(&typ.to_string()).unwrap();
             let set = check(&[limit(typ, 1, 1)], &ceiling(false)).unwrap();
             assert_eq!(set[0].resource, number, "{typ}");
         }
