@@ -131,7 +131,7 @@ pub struct Live {
     pub memory_policy: Option<String>,
     /// `oom_score_adj`.
     pub oom_score_adj: Option<i32>,
-    /// What security modules call it: module to label.
+    /// What security modules call it: `apparmor`, or `first` for the first module, to label. Empty where there is none.
     pub security_labels: BTreeMap<String, String>,
     /// Capability sets of the weakest thread (the union over threads, so that no thread's extra right is missed).
     pub capabilities: Option<CapabilitySets>,

@@ -357,6 +357,13 @@ fn a_label_that_no_module_of_this_kernel_honours_is_refused() {
             "{error:?}"
         );
     }
+    let process = json!({ "apparmorProfile": "web", "selinuxLabel": "a:b:c:s0" });
+    let declared = spec(process, json!({}));
+    missing_without(
+        "linux/lsm",
+        &declared,
+        &["AppArmor profile", "SELinux label"],
+    );
     let unconfined = spec(json!({ "apparmorProfile": "unconfined" }), json!({}));
     Container::start(&unconfined, &[])
         .expect("nothing is asked")

@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::isolator::Isolator;
 use crate::launch_info::ContainerLaunchInfo;
 use crate::live::{Finding, Live, Target, Verdict};
-use crate::observe;
 
 /// `linux/lsm`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +22,9 @@ pub struct Lsm;
 const PROFILE: &str = "process.apparmorProfile";
 const LABEL: &str = "process.selinuxLabel";
 const MOUNT_LABEL: &str = "linux.mountLabel";
+
+/// The module whose label is in `attr/current`: SELinux, or AppArmor on an older kernel.
+const SHARED: &str = "first";
 
 /// The name of no profile.
 const UNCONFINED: &str = "unconfined";
@@ -65,13 +67,18 @@ impl Isolator for Lsm {
         // The directory of one's own came with Linux 5.8; the shared file belongs to the first module.
         for (module, file) in [
             ("apparmor", "attr/apparmor/current"),
-            ("selinux", "attr/current"),
+            (SHARED, "attr/current"),
         ] {
-            // A kernel without any such module has no label to show and says EINVAL.
-            if let Ok(text) = observe::read(target, file) {
-                let label = text.trim_end_matches(['\n', '\0']).to_owned();
-                live.security_labels.insert(module.to_owned(), label);
-            }
+            let label = match std::fs::read(target.proc_path(file)) {
+                Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+                // A kernel without such a module: nothing has a label.
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINVAL | libc::ENOENT) if module == SHARED => String::new(),
+                    _ => continue,
+                },
+            };
+            let label = label.trim_end_matches(['\n', '\0']).to_owned();
+            live.security_labels.insert(module.to_owned(), label);
         }
         Ok(())
     }
@@ -93,13 +100,13 @@ impl Isolator for Lsm {
         };
         let profile = declared.profile.filter(|profile| *profile != UNCONFINED);
         let profile = profile.map(|profile| {
-            let seen = seen("apparmor").or(seen("selinux"));
+            let seen = seen("apparmor").or(seen(SHARED));
             // `name (enforce)`.
             let name = seen.map(|label| label.split_once(" (").map_or(label.as_str(), |(n, _)| n));
             finding("AppArmor profile", profile, seen, name == Some(profile))
         });
         let label = declared.label.map(|label| {
-            let seen = seen("selinux");
+            let seen = seen(SHARED);
             finding(
                 "SELinux label",
                 label,
