@@ -56,7 +56,7 @@ impl Container {
             init: false,
             executable: None,
             keep_keyring: false,
-            reset_cpu_affinity: false,
+            reset_cpu_affinity: true,
         };
         let id: ContainerId = "process.1".parse().expect("an id");
         let mut isolators = isolators();
@@ -257,6 +257,28 @@ fn scheduler_and_io_priority() {
         &spec(idle, json!({})),
         &["I/O priority"],
     );
+}
+
+#[test]
+fn the_container_is_not_bound_to_the_cpus_of_its_starter() {
+    requires!(root());
+    let own = || {
+        let status = fs::read_to_string("/proc/thread-self/status").expect("procfs");
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        list.expect("a line").trim().to_owned()
+    };
+    let before = own();
+    let all = rustix::thread::sched_getaffinity(None).expect("our own");
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu));
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(first.expect("we run on one"));
+    // Of this thread alone, which is the one that clones.
+    rustix::thread::sched_setaffinity(None, &one).expect("our own");
+    assert_eq!(own(), first.expect("we run on one").to_string());
+    let script = "grep Cpus_allowed_list /proc/self/status | cut -f 2";
+    assert_eq!(output_of(script, json!({}), json!({})).trim(), before);
 }
 
 #[test]

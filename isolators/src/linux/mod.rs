@@ -9,6 +9,7 @@ pub mod memory_policy;
 pub mod nnp;
 pub mod oom_score;
 pub mod personality;
+mod scheduler;
 pub mod scheduling;
 pub mod seccomp;
 pub mod sysctl;

@@ -1,11 +1,9 @@
 //! `linux/scheduling`: when the process gets CPU and disk, sched(7), ioprio_set(2); runtime-spec config "scheduler",
 //! "ioPriority" and "execCPUAffinity".
 
-use oci_spec::runtime::{
-    IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
-};
+use oci_spec::runtime::{IOPriorityClass, LinuxIOPriority, Process};
 
-use super::id_list;
+use super::{id_list, scheduler};
 use crate::attribute::{Attribute, Scheduler};
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
@@ -18,14 +16,6 @@ use crate::sys;
 /// `linux/scheduling`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scheduling;
-
-const OTHER: u32 = 0;
-const FIFO: u32 = 1;
-const RR: u32 = 2;
-const BATCH: u32 = 3;
-const IDLE: u32 = 5;
-const DEADLINE: u32 = 6;
-const RESET_ON_FORK: u64 = 1;
 
 /// More CPUs than Linux can have.
 const ALL_CPUS: [u64; 128] = [u64::MAX; 128];
@@ -68,7 +58,7 @@ pub fn exec_affinity(process: &Process) -> Result<ExecAffinity> {
 /// # Errors
 /// `Error::Config` for what the kernel would refuse without a word.
 pub fn attributes(process: &Process) -> Result<Vec<Attribute>> {
-    let scheduler = scheduler(process)?.map(Attribute::Scheduler);
+    let scheduler = scheduler::declared(process)?.map(Attribute::Scheduler);
     let priority = process.io_priority().as_ref();
     let priority = priority.map(io_priority).transpose()?;
     Ok(scheduler
@@ -87,7 +77,7 @@ impl Isolator for Scheduling {
             return Ok(ContainerLaunchInfo::default());
         };
         exec_affinity(process)?;
-        check_cpus(declaration, scheduler(process)?)?;
+        check_cpus(declaration, scheduler::declared(process)?)?;
         // A deadline needs all CPUs, so this is first.
         let reset = declaration.reset_cpu_affinity;
         let mut all: Vec<_> = reset
@@ -124,9 +114,9 @@ impl Isolator for Scheduling {
             live: seen.unwrap_or_else(|| "not seen".to_owned()),
             read_from: call.to_owned(),
         };
-        let scheduler = scheduler(process).ok().flatten().map(|declared| {
-            let seen = live.scheduler.map(scheduler_in_words);
-            let declared = scheduler_in_words(declared);
+        let scheduler = scheduler::declared(process).ok().flatten().map(|declared| {
+            let seen = live.scheduler.map(scheduler::in_words);
+            let declared = scheduler::in_words(declared);
             finding("scheduler", declared, seen, "sched_getattr(2)")
         });
         let priority = process.io_priority().as_ref();
@@ -140,89 +130,6 @@ impl Isolator for Scheduling {
     }
 }
 
-fn scheduler(process: &Process) -> Result<Option<Scheduler>> {
-    let Some(declared) = process.scheduler() else {
-        return Ok(None);
-    };
-    let nice = declared.nice().unwrap_or_default();
-    let priority = declared.priority().unwrap_or_default();
-    let number = |number: &Option<u64>| number.unwrap_or_default();
-    let refused = |field, value: String, rule: &str| {
-        Err(Error::Config {
-            field,
-            value: format!("{value} with {}", declared.policy()),
-            rule: rule.to_owned(),
-        })
-    };
-    let policy = match declared.policy() {
-        LinuxSchedulerPolicy::SchedOther => OTHER,
-        LinuxSchedulerPolicy::SchedFifo => FIFO,
-        LinuxSchedulerPolicy::SchedRr => RR,
-        LinuxSchedulerPolicy::SchedBatch => BATCH,
-        LinuxSchedulerPolicy::SchedIdle => IDLE,
-        LinuxSchedulerPolicy::SchedDeadline => DEADLINE,
-        LinuxSchedulerPolicy::SchedIso => {
-            return Err(Error::Config {
-                field: "process.scheduler.policy",
-                value: declared.policy().to_string(),
-                rule: "Linux has reserved that name and never made it".to_owned(),
-            });
-        }
-    };
-    if matches!(policy, OTHER | BATCH) && !(-20..=19).contains(&nice) {
-        return refused(
-            "process.scheduler.nice",
-            nice.to_string(),
-            "it has to be from -20 to 19",
-        );
-    }
-    match policy {
-        FIFO | RR if !(1..=99).contains(&priority) => {
-            return refused(
-                "process.scheduler.priority",
-                priority.to_string(),
-                "it has to be from 1 to 99",
-            );
-        }
-        FIFO | RR => {}
-        _ if priority != 0 => {
-            return refused(
-                "process.scheduler.priority",
-                priority.to_string(),
-                "only SCHED_FIFO and SCHED_RR have one",
-            );
-        }
-        _ => {}
-    }
-    let times = [declared.runtime(), declared.deadline(), declared.period()].map(number);
-    if policy != DEADLINE && times != [0; 3] {
-        return refused(
-            "process.scheduler.runtime",
-            format!("{times:?} (runtime, deadline, period)"),
-            "only SCHED_DEADLINE has them",
-        );
-    }
-    let flag = |flag: &LinuxSchedulerFlag| match flag {
-        LinuxSchedulerFlag::SchedResetOnFork => RESET_ON_FORK,
-        LinuxSchedulerFlag::SchedFlagReclaim => 2,
-        LinuxSchedulerFlag::SchedFlagDLOverrun => 4,
-        LinuxSchedulerFlag::SchedFlagKeepPolicy => 8,
-        LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
-        LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
-        LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
-    };
-    let flags = declared.flags().iter().flatten();
-    Ok(Some(Scheduler {
-        policy,
-        flags: flags.map(flag).fold(0, |all, one| all | one),
-        nice,
-        priority: priority.unsigned_abs(),
-        runtime: times[0],
-        deadline: times[1],
-        period: times[2],
-    }))
-}
-
 /// sched_setattr(2): a deadline is refused to a process that may not use every CPU.
 fn check_cpus(declaration: &Declaration, scheduler: Option<Scheduler>) -> Result<()> {
     let linux = declaration.spec.linux().as_ref();
@@ -231,7 +138,7 @@ fn check_cpus(declaration: &Declaration, scheduler: Option<Scheduler>) -> Result
         .and_then(|resources| resources.cpu().as_ref())
         .and_then(|cpu| cpu.cpus().as_deref())
         .filter(|cpus| !cpus.is_empty());
-    let is_deadline = scheduler.is_some_and(|scheduler| scheduler.policy == DEADLINE);
+    let is_deadline = scheduler.is_some_and(|scheduler| scheduler.policy == scheduler::DEADLINE);
     let (Some(cpus), true) = (cpus, is_deadline) else {
         return Ok(());
     };
@@ -270,35 +177,6 @@ fn io_priority(declared: &LinuxIOPriority) -> Result<u16> {
     Ok(class << 13 | level)
 }
 
-/// Only what counts for the policy: the kernel answers with its own numbers for the rest.
-fn scheduler_in_words(scheduler: Scheduler) -> String {
-    let (name, numbers) = match scheduler.policy {
-        OTHER => ("SCHED_OTHER", format!(" nice {}", scheduler.nice)),
-        FIFO => ("SCHED_FIFO", format!(" priority {}", scheduler.priority)),
-        RR => ("SCHED_RR", format!(" priority {}", scheduler.priority)),
-        BATCH => ("SCHED_BATCH", format!(" nice {}", scheduler.nice)),
-        IDLE => ("SCHED_IDLE", String::new()),
-        DEADLINE => (
-            "SCHED_DEADLINE",
-            format!(
-                " {}/{}/{}",
-                scheduler.runtime,
-                scheduler.deadline,
-                match scheduler.period {
-                    0 => scheduler.deadline,
-                    period => period,
-                }
-            ),
-        ),
-        _ => ("an unknown policy", String::new()),
-    };
-    let reset = match scheduler.flags & RESET_ON_FORK {
-        0 => "",
-        _ => " reset on fork",
-    };
-    format!("{name}{numbers}{reset}")
-}
-
 fn priority_in_words(number: u16) -> String {
     let level = number & 7;
     match number >> 13 {
@@ -315,71 +193,6 @@ fn priority_in_words(number: u16) -> String {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-
-    fn process(scheduler: Value) -> Process {
-        let process = json!({ "user": {}, "cwd": "/", "scheduler": scheduler });
-        serde_json::from_value(process).unwrap()
-    }
-
-    #[test]
-    fn every_policy_has_its_number_and_its_own_numbers() {
-        let cases = [
-            (
-                json!({ "policy": "SCHED_OTHER", "nice": 5 }),
-                "SCHED_OTHER nice 5",
-            ),
-            (
-                json!({ "policy": "SCHED_BATCH", "nice": 19, "priority": 0 }),
-                "SCHED_BATCH nice 19",
-            ),
-            (
-                json!({ "policy": "SCHED_FIFO", "priority": 3 }),
-                "SCHED_FIFO priority 3",
-            ),
-            (
-                json!({ "policy": "SCHED_RR", "priority": 99 }),
-                "SCHED_RR priority 99",
-            ),
-            (json!({ "policy": "SCHED_IDLE" }), "SCHED_IDLE"),
-            (
-                json!({ "policy": "SCHED_DEADLINE", "nice": 19, "runtime": 42000, "deadline": 100000,
-                        "period": 1000000, "flags": ["SCHED_RESET_ON_FORK"] }),
-                "SCHED_DEADLINE 42000/100000/1000000 reset on fork",
-            ),
-        ];
-        for (declared, words) in cases {
-            let scheduler = scheduler(&process(declared)).unwrap().unwrap();
-            assert_eq!(scheduler_in_words(scheduler), words);
-        }
-    }
-
-    #[test]
-    fn what_the_kernel_refuses_without_a_word_is_refused_by_field() {
-        let cases = [
-            (
-                json!({ "policy": "SCHED_OTHER", "nice": 20 }),
-                "scheduler.nice is 20",
-            ),
-            (json!({ "policy": "SCHED_FIFO" }), "scheduler.priority is 0"),
-            (
-                json!({ "policy": "SCHED_RR", "priority": 100 }),
-                "scheduler.priority is 100",
-            ),
-            (
-                json!({ "policy": "SCHED_BATCH", "priority": 1 }),
-                "only SCHED_FIFO",
-            ),
-            (
-                json!({ "policy": "SCHED_OTHER", "runtime": 1 }),
-                "only SCHED_DEADLINE",
-            ),
-            (json!({ "policy": "SCHED_ISO" }), "SCHED_ISO"),
-        ];
-        for (declared, word) in cases {
-            let error = scheduler(&process(declared)).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
 
     #[test]
     fn io_priorities_are_class_and_level() {
