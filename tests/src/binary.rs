@@ -19,6 +19,23 @@ pub fn tepui() -> PathBuf {
     path
 }
 
+/// The `tepui-runtime` binary: `TEPUI_RUNTIME_BIN`, else the one beside `tepui`.
+///
+/// # Panics
+/// When there is none, saying how to build it.
+pub fn runtime() -> PathBuf {
+    let path = match std::env::var_os("TEPUI_RUNTIME_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => tepui().with_file_name("tepui-runtime"),
+    };
+    assert!(
+        path.is_file(),
+        "there is no {}: build it with `scripts/cargo build --release -p tepui`, or name one with TEPUI_RUNTIME_BIN",
+        path.display()
+    );
+    path
+}
+
 /// The top of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
