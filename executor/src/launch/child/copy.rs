@@ -95,8 +95,8 @@ fn keep(to: BorrowedFd<'_>, name: &CStr, status: &Stat) -> Result<(), Errno> {
         tv_nsec: nanoseconds as _,
     };
     let times = Timestamps {
-        last_access: time(status.st_atime, status.st_atime_nsec as u64),
-        last_modification: time(status.st_mtime, status.st_mtime_nsec as u64),
+        last_access: time(status.st_atime, status.st_atime_nsec),
+        last_modification: time(status.st_mtime, status.st_mtime_nsec),
     };
     rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -146,7 +146,11 @@ impl Ground {
             let is_readonly = mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
             if is_readonly && (is_made_inside || is_filled_later(&mount, later)) {
                 mount.attributes.set &= !libc::MOUNT_ATTR_RDONLY;
-                late.push(Step::ReadonlyMount(mount.target.clone()));
+                // One that is covered is out of reach, and what covers it is another mount.
+                let covers = |later: &CString| is_at_or_below(&mount.target, later);
+                if !targets[index + 1..].iter().any(covers) {
+                    late.push(Step::ReadonlyMount(mount.target.clone()));
+                }
             }
             if let MountKind::Devices {
                 nodes,
@@ -208,12 +212,8 @@ impl Ground {
 
     fn mount_step(&self, mut mount: Mount) -> Result<MountStep> {
         self.without_foreign_sysfs(&mut mount);
-        let text = mount.target.as_bytes();
-        let below = |top: &[u8]| {
-            let rest = text.strip_prefix(top);
-            rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-        };
-        let may_cover_kernel = below(b"/proc") || below(b"/sys");
+        let kernels = [c"/proc", c"/sys"];
+        let may_cover_kernel = kernels.iter().any(|top| is_at_or_below(&mount.target, top));
         let changes = Changes {
             attributes: mount.attributes,
             recursive: mount.recursive_attributes,
@@ -422,6 +422,11 @@ fn check_is_proc(tree: &Tree, name: &CStr) -> Result<()> {
         Ok(_) => Err(wrong(Errno::INVAL.into())),
         Err(errno) => Err(wrong(errno.into())),
     }
+}
+
+fn is_at_or_below(path: &CStr, top: &CStr) -> bool {
+    let rest = path.to_bytes().strip_prefix(top.to_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// Whether a new, read-only file system has to stay writable until something in it was made.
