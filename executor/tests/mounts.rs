@@ -183,6 +183,7 @@ impl Drop for HostMount {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg("-R").arg(&self.0).status();
         assert!(unmounted.unwrap().success());
+        fs::remove_dir(&self.0).unwrap();
     }
 }
 
