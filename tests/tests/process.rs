@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use serde_json::{Value, json};
-use tepui::launch::{self, Handover, Process};
+use tepui::launch::{self, Handover, Patient, Process};
 use tepui_isolators::{
     CgroupPlacement, ContainerId, Declaration, Finding, Isolator, RootFilesystem, Target, Verdict,
     registry,
@@ -74,14 +74,10 @@ impl Container {
             OwnedFd::from(file.expect("/dev/null"))
         };
         let (output, theirs) = rustix::pipe::pipe().expect("a pipe");
-        let handover = Handover {
-            stdio: [null(), theirs, null()],
-            mount_point,
-            init: None,
-        };
-        let waiting = launch::prepare(&declaration, info, handover);
+        let handover = Handover::new([null(), theirs, null()], mount_point, None);
+        let waiting = launch::prepare(&declaration, info, handover, &mut Patient);
         let process = waiting
-            .and_then(launch::Waiting::start)
+            .and_then(|waiting| waiting.start(&mut Patient))
             .map_err(|error| words(&error))?;
         Ok(Self {
             ground,
