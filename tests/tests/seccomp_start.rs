@@ -38,6 +38,8 @@ fn without(action: &str, call: &str) -> Value {
 fn hook(script: &str) -> HookStep {
     let string = |text: &str| std::ffi::CString::new(text).expect("no NUL byte");
     HookStep {
+        at_start: true,
+        number: 0,
         path: string("/bin/sh"),
         arguments: StringArray::new(["sh", "-c", script].map(string).into()),
         environment: StringArray::new(vec![string("PATH=/usr/bin:/bin")]),

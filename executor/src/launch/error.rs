@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::report::Record;
+
 /// The result of everything fallible here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -103,6 +105,16 @@ pub enum Error {
         /// The answer of the kernel or of newuidmap(1).
         source: io::Error,
     },
+    /// A hook inside the container failed.
+    #[error("error running {kind} hook #{number}: {reason}")]
+    Hook {
+        /// As runtime-spec names it.
+        kind: &'static str,
+        /// Its place among those of its kind, from 0.
+        number: u16,
+        /// How it ended.
+        reason: String,
+    },
     /// What the caller had to do while the container waited.
     #[error(transparent)]
     Caller(Box<dyn std::error::Error + Send + Sync>),
@@ -153,6 +165,26 @@ pub enum Error {
 }
 
 impl Error {
+    /// A hook that failed, from its record's fields.
+    pub fn hook(at_start: bool, number: u16, status: u16) -> Self {
+        let signal = i32::from(status & 0x7f);
+        let reason = match (status, signal) {
+            (Record::TIMED_OUT, _) => "it took too long and was killed".to_owned(),
+            (_, 0) => format!("exit status {}", status >> 8),
+            // The one that a seccomp profile causes.
+            (_, libc::SIGSYS) => "signal: bad system call".to_owned(),
+            _ => format!("signal: {signal}"),
+        };
+        Self::Hook {
+            kind: match at_start {
+                true => "startContainer",
+                false => "createContainer",
+            },
+            number,
+            reason,
+        }
+    }
+
     /// The exit status that `docker run` and shells use for this failure.
     pub fn exit_status(&self) -> i32 {
         match self {

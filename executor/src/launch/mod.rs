@@ -333,6 +333,11 @@ impl Waiting {
                     source: io::Error::from_raw_os_error(errno.into()),
                 }
             }
+            Some(Record::HookFailed {
+                at_start,
+                number,
+                status,
+            }) => Error::hook(at_start, number, status),
             Some(Record::ExecuteFailed(errno)) => Error::Execute {
                 program: self.program(),
                 source: io::Error::from_raw_os_error(errno),

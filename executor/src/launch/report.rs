@@ -24,6 +24,15 @@ pub enum Record {
     Reached(Point),
     /// Our end of the container's terminal comes along.
     Terminal,
+    /// A hook inside failed.
+    HookFailed {
+        /// Whether it was a `startContainer` hook, and not a `createContainer` one.
+        at_start: bool,
+        /// Its place among those of its kind, from 0.
+        number: u16,
+        /// Its wait status; [`Self::TIMED_OUT`] when it was killed for taking too long.
+        status: u16,
+    },
     /// A seccomp listener is this descriptor of the child, which waits until it was taken.
     Listener(i32),
 }
@@ -38,6 +47,9 @@ pub enum Point {
 }
 
 impl Record {
+    /// In place of a hook's wait status: it took too long.
+    pub const TIMED_OUT: u16 = u16::MAX;
+
     /// Bytes on the socket.
     pub const SIZE: usize = 8;
 
@@ -52,6 +64,14 @@ impl Record {
             Self::Reached(Point::IdMaps) => (6, 0),
             Self::Reached(Point::Mounted) => (6, 1),
             Self::Terminal => (7, 0),
+            Self::HookFailed {
+                at_start,
+                number,
+                status,
+            } => {
+                let which = u32::from(number & 0x7fff) | u32::from(at_start) << 15;
+                (9, which << 16 | u32::from(status))
+            }
             Self::Listener(number) => (8, number as u32),
         };
         let mut bytes = [0; Self::SIZE];
@@ -80,6 +100,11 @@ impl Record {
                 _ => return None,
             }),
             7 => Self::Terminal,
+            9 => Self::HookFailed {
+                at_start: value >> 31 != 0,
+                number: (value >> 16 & 0x7fff) as u16,
+                status: value as u16,
+            },
             8 => Self::Listener(value as i32),
             _ => return None,
         })

@@ -25,6 +25,8 @@ pub enum Started {
     ExecuteFailed(i32),
     /// A step failed: index in the plan, errno.
     StepFailed(u16, u16),
+    /// A `startContainer` hook failed: its number and its wait status.
+    HookFailed(u16, u16),
     /// Not yet.
     Waiting,
 }
@@ -86,6 +88,7 @@ pub fn outcome(connection: &OwnedFd, patience: Duration) -> io::Result<Started> 
     Ok(match Record::decode(&bytes[..length]) {
         Some(Record::ExecuteFailed(errno)) => Started::ExecuteFailed(errno),
         Some(Record::StepFailed { index, errno }) => Started::StepFailed(index, errno),
+        Some(Record::HookFailed { number, status, .. }) => Started::HookFailed(number, status),
         _ => Started::Executed,
     })
 }

@@ -288,6 +288,10 @@ pub struct Ids {
 /// A program that runs inside the container while it is set up, with the container's state on its standard input.
 #[derive(Debug)]
 pub struct HookStep {
+    /// Whether it is a `startContainer` hook, and not a `createContainer` one.
+    pub at_start: bool,
+    /// Its place among those of its kind, from 0.
+    pub number: u16,
     /// The program.
     pub path: CString,
     /// Argument vector.

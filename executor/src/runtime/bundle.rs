@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{MemoryPolicyFlagType, MemoryPolicyModeType, Process, Spec};
 use serde_json::Value;
 use tepui_isolators::cgroups::device_rules::usual_rules;
 use tepui_isolators::linux::capabilities;
+use tepui_isolators::posix::rlimits;
 use tepui_isolators::{CgroupPlacement, ContainerId, Declaration, RootFilesystem};
 
 use super::error::{Error, Result};
@@ -43,13 +44,17 @@ impl Bundle {
         };
         let mut spec: Spec = parse(&text).map_err(Error::file("understand", &file))?;
         check(&spec)?;
+        forget_unset_pids(&mut spec, &text);
         let root = spec.root().as_ref().map(|root| path.join(root.path()));
         let rootfs = root.ok_or_else(|| Error::bundle("root must be specified"))?;
-        let rootfs = rootfs
-            .canonicalize()
+        // As the mounts spell it: some are sources inside of it.
+        let rootfs = std::path::absolute(&rootfs)
             .map_err(Error::file("use the root file system", &rootfs))?;
         if !rootfs.is_dir() {
-            let reason = format!("rootfs {} is not a directory", rootfs.display());
+            let reason = format!(
+                "rootfs ({}) does not exist or is not a directory",
+                rootfs.display()
+            );
             return Err(Error::bundle(reason));
         }
         for mount in spec.mounts_mut().iter_mut().flatten() {
@@ -77,7 +82,7 @@ impl Bundle {
             init: false,
             executable: None,
             keep_keyring: false,
-            reset_cpu_affinity: false,
+            reset_cpu_affinity: true,
         })
     }
 }
@@ -90,11 +95,43 @@ pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> serde_json::Result<
     serde_json::from_slice(text).or_else(|error| {
         // The library refuses capabilities that it does not know and spells two scheduler flags its own way.
         let mut value: Value = serde_json::from_slice(text)?;
+        check_names(&value)?;
         match adapt(&mut value) {
             true => serde_json::from_value(value),
             false => Err(error),
         }
     })
+}
+
+/// Names that the library has no room for, said in our words.
+fn check_names(value: &Value) -> serde_json::Result<()> {
+    let process = value.get("process").unwrap_or(value);
+    let limits = process.get("rlimits").and_then(Value::as_array);
+    for name in limits
+        .into_iter()
+        .flatten()
+        .filter_map(|limit| limit["type"].as_str())
+    {
+        rlimits::check_type(name).map_err(serde::de::Error::custom)?;
+    }
+    let Some(policy) = value.pointer("/linux/memoryPolicy") else {
+        return Ok(());
+    };
+    let known = |name: &Value, what: &str, kind: fn(Value) -> bool| match kind(name.clone()) {
+        true => Ok(()),
+        false => Err(serde::de::Error::custom(format!(
+            "invalid memory policy {what} {name}"
+        ))),
+    };
+    known(&policy["mode"], "mode", |name| {
+        serde_json::from_value::<MemoryPolicyModeType>(name).is_ok()
+    })?;
+    for flag in policy["flags"].as_array().into_iter().flatten() {
+        known(flag, "flag", |name| {
+            serde_json::from_value::<MemoryPolicyFlagType>(name).is_ok()
+        })?;
+    }
+    Ok(())
 }
 
 /// Rewrites what the library reads otherwise than runtime-spec has it; whether there was anything.
@@ -184,6 +221,28 @@ pub fn check_process(process: &Process) -> Result<()> {
         return Err(Error::bundle("args must not be empty"));
     }
     Ok(())
+}
+
+/// The library reads a `pids` without `limit` as a limit of zero, which it does not say.
+fn forget_unset_pids(spec: &mut Spec, text: &[u8]) {
+    let resources = spec
+        .linux_mut()
+        .as_mut()
+        .and_then(|linux| linux.resources_mut().as_mut());
+    let Some(resources) = resources else { return };
+    if resources
+        .pids()
+        .as_ref()
+        .is_some_and(|pids| pids.limit() == 0)
+    {
+        let value: Value = serde_json::from_slice(text).unwrap_or_default();
+        if value
+            .pointer("/linux/resources/pids/limit")
+            .is_none_or(Value::is_null)
+        {
+            resources.set_pids(None);
+        }
+    }
 }
 
 /// Every container may use the devices that every program expects, after what its own rules say; without rules of its

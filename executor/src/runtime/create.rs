@@ -180,8 +180,8 @@ impl Made {
             init: None,
             preserved,
             start: listener,
-            create_hooks: hooks::inside(all.create_container().as_ref(), &state)?,
-            start_hooks: hooks::inside(all.start_container().as_ref(), &state)?,
+            create_hooks: hooks::inside(all.create_container().as_ref(), false, &state)?,
+            start_hooks: hooks::inside(all.start_container().as_ref(), true, &state)?,
             waits_when_mounted: on_host || all.start_container().is_some(),
             state: hooks::spec_state(&self.entry.state, ContainerState::Creating),
         };

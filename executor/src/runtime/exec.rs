@@ -6,7 +6,8 @@ use oci_spec::runtime::{
     Capability, ContainerState, LinuxCapabilities, LinuxNamespaceType, Process, User,
 };
 use tepui_isolators::cgroups::group::{self, Group};
-use tepui_isolators::{ContainerLaunchInfo, Declaration, registry};
+use tepui_isolators::linux::scheduling;
+use tepui_isolators::{Attribute, ContainerLaunchInfo, Declaration, registry};
 
 use super::arguments::Exec;
 use super::bundle;
@@ -16,15 +17,17 @@ use super::error::{Error, Result};
 use super::foreground::Guest;
 use super::store::{Entry, Status, Store};
 use super::{console, descriptors, home, hooks};
-use crate::launch::{self, Attendant, Handover, Patient, Stdio, Terminal};
+use crate::launch::{self, Attendant, Handover, Patient, Stdio, Terminal, sys};
 use crate::seal::{self, Method};
 
 /// The isolators of a single process; all others made the container that it goes into.
-const OF_A_PROCESS: [&str; 8] = [
+const OF_A_PROCESS: [&str; 10] = [
     "linux/capabilities",
+    "linux/keyring",
     "linux/landlock",
     "linux/lsm",
     "linux/nnp",
+    "linux/oom_score",
     "linux/personality",
     "linux/scheduling",
     "linux/seccomp",
@@ -74,7 +77,6 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     )?;
     let size = console::size(&process);
     declaration.spec.set_process(Some(process));
-    declaration.keep_keyring = true;
 
     let mut guest = Guest::default();
     if !arguments.detach {
@@ -143,6 +145,18 @@ fn info(
     let joins = group.join_steps(&group::subgroups(cgroups)?, Some(pid))?;
     info.cgroup_v1 = joins.cgroup_v1;
     info.cgroup_v2 = joins.cgroup_v2;
+    if let Some(process) = declaration.spec.process() {
+        let affinity = scheduling::exec_affinity(process)?;
+        if let Some(cpus) = affinity.initial {
+            // Ours, which the process inherits and keeps until it is in the container's cgroups.
+            sys::set_affinity(&cpus).map_err(Error::file("set", Path::new("the CPU affinity")))?;
+        }
+        if let Some(cpus) = affinity.last {
+            let others = |one: &Attribute| !matches!(one, Attribute::CpuAffinity(_));
+            info.attributes.retain(others);
+            info.attributes.insert(0, Attribute::CpuAffinity(cpus));
+        }
+    }
     for (kind, name) in NAMESPACES {
         let theirs = PathBuf::from(format!("/proc/{pid}/ns/{name}"));
         let ours = Path::new("/proc/self/ns").join(name);

@@ -170,7 +170,7 @@ pub fn fill(file: &OwnedFd, state: &Value) -> Result<()> {
 ///
 /// # Errors
 /// When a string holds a NUL byte, or descriptors run out.
-pub fn inside(hooks: Option<&Vec<Hook>>, state: &OwnedFd) -> Result<Vec<HookStep>> {
+pub fn inside(hooks: Option<&Vec<Hook>>, at_start: bool, state: &OwnedFd) -> Result<Vec<HookStep>> {
     let text = |text: &OsStr| {
         CString::new(text.as_bytes())
             .map_err(|_| Error::bundle(format!("hook argument {text:?} holds a NUL byte")))
@@ -179,10 +179,12 @@ pub fn inside(hooks: Option<&Vec<Hook>>, state: &OwnedFd) -> Result<Vec<HookStep
         let all: Result<Vec<CString>> = all.iter().map(|one| text(OsStr::new(one))).collect();
         Ok::<_, Error>(StringArray::new(all?))
     };
-    let step = |hook: &Hook| {
+    let step = |(number, hook): (u16, &Hook)| {
         let path = hook.path();
         let default = [path.to_string_lossy().into_owned()];
         Ok(HookStep {
+            at_start,
+            number,
             path: text(path.as_os_str())?,
             arguments: strings(hook.args().as_deref().unwrap_or(&default))?,
             environment: strings(hook.env().as_deref().unwrap_or_default())?,
@@ -196,5 +198,5 @@ pub fn inside(hooks: Option<&Vec<Hook>>, state: &OwnedFd) -> Result<Vec<HookStep
             ))?,
         })
     };
-    hooks.into_iter().flatten().map(step).collect()
+    (0..).zip(hooks.into_iter().flatten()).map(step).collect()
 }

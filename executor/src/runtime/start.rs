@@ -67,6 +67,9 @@ fn await_outcome(entry: &Entry, connection: &OwnedFd) -> Result<()> {
                     source: std::io::Error::from_raw_os_error(errno),
                 }));
             }
+            Started::HookFailed(number, status) => {
+                return Err(launch::Error::hook(true, number, status).into());
+            }
             Started::StepFailed(index, errno) => {
                 return Err(Error::Launch(launch::Error::Step {
                     step: "carry out the last steps before the program".to_owned(),

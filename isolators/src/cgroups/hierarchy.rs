@@ -69,6 +69,10 @@ impl Hierarchies {
         let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
         let own = read(Path::new("/proc/self/cgroup"))?;
         let mut found = Self::parse(&mountinfo, &own);
+        // A mount that another one covers is in the table but cannot be reached.
+        found
+            .all
+            .retain(|hierarchy| hierarchy.mount_point.join("cgroup.procs").exists());
         for hierarchy in &mut found.all {
             if hierarchy.version == Version::V2 {
                 let names = read(&hierarchy.mount_point.join("cgroup.controllers"))?;

@@ -6,11 +6,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use crate::launch::report::Record;
 use crate::launch::step::HookStep;
 use crate::launch::sys;
 
-/// Runs one hook to its end. Anything but exit status 0 is `ECANCELED`, taking too long `ETIME`.
-pub(super) fn run(hook: &HookStep) -> Result<(), Errno> {
+/// Runs one hook to its end: its wait status, or that it took too long.
+pub(super) fn run(hook: &HookStep) -> Result<u16, Errno> {
     rustix::fs::seek(&hook.state, rustix::fs::SeekFrom::Start(0))?;
     let pidfd = match sys::clone_plainly()? {
         sys::Cloned::Parent { pidfd } => pidfd,
@@ -36,9 +37,10 @@ pub(super) fn run(hook: &HookStep) -> Result<(), Errno> {
     let status = retry_on_intr(|| {
         rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
     })?;
-    match (ready, status.and_then(|status| status.exit_status())) {
-        (0, _) => Err(Errno::TIME),
-        (_, Some(0)) => Ok(()),
-        _ => Err(Errno::CANCELED),
-    }
+    let status = status.ok_or(Errno::CHILD)?;
+    Ok(match (ready, status.exit_status()) {
+        (0, _) => Record::TIMED_OUT,
+        (_, Some(code)) => (code as u16) << 8,
+        (_, None) => status.terminating_signal().unwrap_or_default() as u16,
+    })
 }

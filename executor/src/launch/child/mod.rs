@@ -20,7 +20,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::report::Record;
-use super::step::{Create, Execute, Ids, Step};
+use super::step::{Create, Execute, HookStep, Ids, Step};
 use super::sys;
 
 /// What the steps hand on to each other.
@@ -36,6 +36,8 @@ struct Context<'a> {
     masks: mount::Masks,
     /// The Landlock ruleset that is being made.
     landlock: Option<OwnedFd>,
+    /// How a hook ended that did not end well.
+    hook_status: u16,
 }
 
 impl Context<'_> {
@@ -53,10 +55,16 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         proc: None,
         masks: mount::Masks::default(),
         landlock: None,
+        hook_status: 0,
     };
     for (index, step) in steps.iter().enumerate() {
         if let Err(errno) = apply(step, &mut context) {
             let record = match step {
+                Step::Hook(hook) if context.hook_status != 0 => Record::HookFailed {
+                    at_start: hook.at_start,
+                    number: hook.number,
+                    status: context.hook_status,
+                },
                 Step::Execute(_) => Record::ExecuteFailed(errno.raw_os_error()),
                 _ => Record::StepFailed {
                     index: index as u16,
@@ -78,7 +86,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
             sys::set_gid(0)?;
             sys::set_uid(0)
         }
-        Step::Hook(step) => hook::run(step),
+        Step::Hook(step) => run_hook(step, context),
         Step::Terminal { terminal, uid } => terminal::open(*terminal, *uid, context.socket),
         Step::NotDumpable => {
             sys::set_umask(0o022);
@@ -189,6 +197,14 @@ fn set_capabilities(sets: &tepui_isolators::launch_info::CapabilitySets) -> Resu
         sys::process_control(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
     }
     Ok(())
+}
+
+fn run_hook(hook: &HookStep, context: &mut Context<'_>) -> Result<(), Errno> {
+    context.hook_status = hook::run(hook)?;
+    match context.hook_status {
+        0 => Ok(()),
+        _ => Err(Errno::CANCELED),
+    }
 }
 
 fn await_start(
