@@ -12,6 +12,7 @@ use super::arguments::{
     Create, Delete, Events, Exec, Features, Kill, List, Named, Ps, Run, Spec, Unsupported, Update,
     Words,
 };
+use super::help::{COMMANDS, command_list, dress, version};
 
 /// What every command knows.
 #[derive(Debug, Clone)]
@@ -119,67 +120,6 @@ struct GlobalOptions {
     #[command(subcommand)]
     words: Option<Words>,
 }
-
-/// Name, arguments and purpose of every command.
-const COMMANDS: [(&str, &str, &str); 17] = [
-    ("checkpoint", "<container-id>", "not supported"),
-    ("create", "<container-id>", "create a container"),
-    (
-        "delete",
-        "<container-id>",
-        "release everything a container holds",
-    ),
-    (
-        "events",
-        "<container-id>",
-        "print statistics and out-of-memory events",
-    ),
-    (
-        "exec",
-        "<container-id> <command> [arguments]",
-        "run another process in a container",
-    ),
-    ("features", "", "print what this runtime can do, as JSON"),
-    (
-        "kill",
-        "<container-id> [signal]",
-        "send a signal (default: SIGTERM) to a container's first process",
-    ),
-    ("list", "", "list the containers of this root"),
-    (
-        "pause",
-        "<container-id>",
-        "stop all processes of a container",
-    ),
-    (
-        "ps",
-        "<container-id> [options of ps]",
-        "list the processes of a container",
-    ),
-    ("restore", "<container-id>", "not supported"),
-    (
-        "resume",
-        "<container-id>",
-        "let all processes of a paused container go on",
-    ),
-    ("run", "<container-id>", "create a container and start it"),
-    ("spec", "", "write an example config.json"),
-    (
-        "start",
-        "<container-id>",
-        "run the program of a created container",
-    ),
-    (
-        "state",
-        "<container-id>",
-        "print the state of a container, as JSON",
-    ),
-    (
-        "update",
-        "<container-id>",
-        "change the limits of a container",
-    ),
-];
 
 /// Understands a command line, the program's name first.
 pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Line {
@@ -343,33 +283,6 @@ fn read<T: FromArgMatches>(
             true => Stop::Misuse(error.to_string().trim_end().to_owned()),
             false => Stop::Text(error.to_string()),
         })
-}
-
-/// Help in the form that callers of OCI runtimes know.
-fn dress(command: clap::Command, name: &str, about: &str, usage: &str) -> clap::Command {
-    let template = format!(
-        "NAME:\n   {name} - {about}\n\nUSAGE:\n   {name} {usage}\n\nOPTIONS:\n{{options}}{{after-help}}\n"
-    );
-    command
-        .help_template(template)
-        .override_usage(format!("{name} {usage}"))
-}
-
-fn command_list() -> String {
-    let mut text = "COMMANDS:\n".to_owned();
-    for (name, _, about) in COMMANDS {
-        text.push_str(&format!("   {name:<12} {about}\n"));
-    }
-    text
-}
-
-fn version(program: &str) -> String {
-    format!(
-        "{program} version {}\ncommit: {}\nspec: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        option_env!("TEPUI_COMMIT").unwrap_or("unknown"),
-        super::features::SPEC_VERSION,
-    )
 }
 
 /// Root's containers are in one place; others have theirs where their session has its files.

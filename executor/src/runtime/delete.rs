@@ -26,7 +26,13 @@ const LAST_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn run(globals: &Globals, arguments: &Delete) -> Result<(), Failure> {
     let store = Store::open(&globals.root);
     let entry = match store.load(&arguments.id) {
-        Err(store::Error::DoesNotExist(_)) if arguments.force => return Ok(()),
+        Err(error @ store::Error::DoesNotExist(_)) => {
+            store.clear(&arguments.id)?;
+            return match arguments.force {
+                true => Ok(()),
+                false => Err(error.into()),
+            };
+        }
         other => other?,
     };
     let lock = match entry.lock() {
@@ -62,7 +68,7 @@ pub(super) fn run(globals: &Globals, arguments: &Delete) -> Result<(), Failure> 
 /// Kills the container's processes and waits for the end of the first one, by its descriptor.
 fn end(entry: &Entry) -> Result<(), Failure> {
     let init = entry.init()?;
-    super::kill::send(entry, libc::SIGKILL, true)?;
+    super::kill::send(entry, libc::SIGKILL, false)?;
     let Some(init) = init else { return Ok(()) };
     if ended_within(&init, FIRST_PATIENCE)? {
         return Ok(());

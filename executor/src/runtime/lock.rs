@@ -11,7 +11,8 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use tepui_isolators::ContainerId;
 
-use super::store::{Error, Result, file_error};
+use super::files::file_error;
+use super::store::{Error, Result};
 
 /// How long a command waits for another one.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -11,14 +11,18 @@ mod console;
 pub mod create;
 pub mod delete;
 mod descriptors;
+mod entry;
 pub mod error;
 pub mod events;
 pub mod exec;
 pub mod features;
+mod files;
 mod foreground;
+mod help;
 mod home;
 mod hooks;
 pub mod kill;
+mod limits;
 pub mod list;
 mod lock;
 pub mod log;
@@ -30,6 +34,8 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod store_tests;
 pub mod update;
 
 use std::io::Write;
