@@ -182,8 +182,13 @@ fn warn_of_relative_targets(declaration: &Declaration) {
 
 fn host_mounts() -> Result<Vec<crate::live::LiveMount>> {
     let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
-    let table = observe::mounts(&own)?;
-    Ok(table.into_iter().map(|info| info.mount).collect())
+    let table = observe::mounts(&own)?.into_iter().map(|info| info.mount);
+    // A mount that another one covers is in the table but cannot be reached.
+    let is_covered = |mount: &crate::live::LiveMount| {
+        mount.fstype.starts_with("cgroup")
+            && !Path::new(&mount.target).join("cgroup.procs").exists()
+    };
+    Ok(table.filter(|mount| !is_covered(mount)).collect())
 }
 
 fn paths(field: &'static str, paths: &[String]) -> Result<Vec<CString>> {
