@@ -36,6 +36,26 @@ pub fn runtime() -> PathBuf {
     path
 }
 
+/// The build of `tepui-runtime` whose defences a test can switch off: `TEPUI_RUNTIME_UNDEFENDED_BIN`, else the one that
+/// `scripts/test` builds.
+///
+/// # Panics
+/// When there is none, saying how to build it.
+pub fn undefended_runtime() -> PathBuf {
+    let path = match std::env::var_os("TEPUI_RUNTIME_UNDEFENDED_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => workspace().join("target/undefended/x86_64-unknown-linux-gnu/debug/tepui-runtime"),
+    };
+    assert!(
+        path.is_file(),
+        "there is no {}: build it with `{UNDEFENDED_BUILD}`, or name one with TEPUI_RUNTIME_UNDEFENDED_BIN",
+        path.display()
+    );
+    path
+}
+
+const UNDEFENDED_BUILD: &str = "scripts/cargo build -p tepui --features undefended --bin tepui-runtime --target-dir target/undefended";
+
 /// The top of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

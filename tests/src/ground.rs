@@ -237,6 +237,8 @@ impl Drop for Ground {
     /// Whatever the test proved or not, the machine is left as it was. What fails here fails for a thing already gone.
     fn drop(&mut self) {
         let _ = wait::within(Duration::from_secs(5), || {
+            // What is frozen does not die.
+            host::thaw(&self.name);
             let processes = self.processes();
             for process in &processes {
                 let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);

@@ -140,6 +140,19 @@ pub fn cgroups_of(name: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Thaws the cgroups with `name`, of either version.
+pub fn thaw(name: &str) {
+    for cgroup in cgroups_of(name) {
+        for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = cgroup.join(file);
+            if file.exists() {
+                // Fails when the cgroup has just gone.
+                let _ = fs::write(file, word);
+            }
+        }
+    }
+}
+
 /// Paths with `name` in them where programs keep state, two levels deep.
 pub fn paths_of(name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();

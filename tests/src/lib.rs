@@ -4,6 +4,7 @@
 //! that tests run side by side and each can prove that it left nothing behind. The cases are in `tests/tests/`.
 
 pub mod binary;
+pub mod bundle;
 pub mod cluster;
 pub mod ground;
 pub mod host;
@@ -17,6 +18,7 @@ pub mod scheduler;
 pub mod tarball;
 pub mod wait;
 
+pub use bundle::{Bundle, Runtime};
 pub use cluster::{Cluster, Launcher};
 pub use ground::Ground;
 pub use image::Image;

@@ -1,6 +1,8 @@
 //! Running a command to its end, within a limit, with its output in hand.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -89,6 +91,42 @@ pub fn finish(command: &mut Command, limit: Duration) -> Finished {
     let finished = Finished::from(output);
     assert!(
         !late,
+        "{command:?} did not end within {limit:?}: {finished}"
+    );
+    finished
+}
+
+/// As [`finish`], with the output in the files `<prefix>.stdout` and `<prefix>.stderr`: for a command that leaves a
+/// process behind which keeps them open.
+///
+/// # Panics
+/// When it cannot be started, or does not end within `limit` (it is killed then).
+#[track_caller]
+pub fn finish_into_files(command: &mut Command, limit: Duration, prefix: &Path) -> Finished {
+    let names =
+        ["stdout", "stderr"].map(|name| PathBuf::from(format!("{}.{name}", prefix.display())));
+    let file = |name: &PathBuf| File::create(name).expect("a file of the test");
+    command
+        .stdin(Stdio::null())
+        .stdout(file(&names[0]))
+        .stderr(file(&names[1]));
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let status = wait::within(limit, || child.try_wait().expect("it is our child"));
+    if status.is_none() {
+        // It is reaped below, whatever it did meanwhile.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let [stdout, stderr] = names.map(|name| std::fs::read(name).expect("a file of the test"));
+    let finished = Finished::from(Output {
+        status: status.unwrap_or_default(),
+        stdout,
+        stderr,
+    });
+    assert!(
+        status.is_some(),
         "{command:?} did not end within {limit:?}: {finished}"
     );
     finished
