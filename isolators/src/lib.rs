@@ -21,6 +21,7 @@ pub mod observe;
 pub mod posix;
 pub mod registry;
 mod sys;
+pub mod undefended;
 
 pub use attribute::Attribute;
 pub use declaration::{CgroupPlacement, ContainerId, Declaration, Overlay, RootFilesystem};
@@ -28,3 +29,4 @@ pub use error::{Error, Result};
 pub use isolator::{Isolator, LimitEvent, Watch};
 pub use launch_info::ContainerLaunchInfo;
 pub use live::{Finding, Live, Target, Verdict};
+pub use undefended::undefended;

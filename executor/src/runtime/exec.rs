@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 };
 use tepui_isolators::cgroups::group::{self, Group};
 use tepui_isolators::linux::scheduling;
-use tepui_isolators::{Attribute, ContainerLaunchInfo, Declaration, registry};
+use tepui_isolators::{Attribute, ContainerLaunchInfo, Declaration, registry, undefended};
 
 use super::arguments::Exec;
 use super::bundle;
@@ -220,6 +220,11 @@ fn process(arguments: &Exec, declaration: &Declaration) -> Result<Process> {
 /// `UID[:GID]`, digits and nothing else (CVE-2026-30892).
 fn user(text: &str, before: &User) -> Result<User> {
     let number = |what: &str, digits: &str| {
+        if undefended("strict-user") {
+            // As atoi(3) would: what follows the digits is ignored, and what is too large is cut.
+            let end = digits.bytes().take_while(u8::is_ascii_digit).count();
+            return Ok(digits[..end].parse::<u64>().unwrap_or_default() as u32);
+        }
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         let number = digits
             .parse::<u32>()
@@ -279,6 +284,10 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
             .set_permitted(permitted);
         if inherits {
             sets.set_ambient(ambient);
+        }
+        if undefended("empty-inheritable") {
+            let inheritable = with(sets.inheritable());
+            sets.set_inheritable(inheritable);
         }
     }
     process.set_capabilities(Some(sets));

@@ -19,6 +19,7 @@ use super::mounts::Cgroups;
 use crate::error::{Error, Result};
 use crate::launch_info::{Mount, MountAttributes, MountKind};
 use crate::live::LiveMount;
+use crate::undefended::undefended;
 
 const RESTRICTED: u64 =
     MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY;
@@ -223,7 +224,10 @@ fn restricted(target: CString, kind: MountKind) -> Mount {
     Mount {
         target,
         kind,
-        attributes: MountAttributes::setting(RESTRICTED),
+        attributes: MountAttributes::setting(match undefended("cgroup-readonly") {
+            false => RESTRICTED,
+            true => RESTRICTED & !MOUNT_ATTR_RDONLY,
+        }),
         recursive_attributes: MountAttributes::default(),
         propagation: 0,
         plain_target: false,

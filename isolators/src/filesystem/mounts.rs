@@ -13,6 +13,7 @@ use super::options::Options;
 use crate::declaration::{Declaration, RootFilesystem};
 use crate::error::{Error, Result};
 use crate::launch_info::{IdMap, IdMaps, Mount, MountAttributes, MountIdMap, MountKind};
+use crate::undefended::undefended;
 
 /// One declared mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,13 +114,16 @@ fn one(declaration: &Declaration, mount: &oci_spec::runtime::Mount) -> Result<De
     let plain_target = matches!(text.as_ref(), "/proc" | "/sys" | "/dev")
         || !bind && matches!(typ, "proc" | "sysfs");
     // That the source is a procfs is checked when it is open.
-    if text == "/proc" && typ != "proc" && !bind {
+    if text == "/proc" && !undefended("proc-mounts") && typ != "proc" && !bind {
         return Err(refused(
             "cannot be mounted because it is not of type proc",
             "only procfs may be there",
         ));
     }
-    if text.starts_with("/proc/") && !(bind && PROC_FILES.contains(&text.as_ref())) {
+    if text.starts_with("/proc/")
+        && !undefended("proc-mounts")
+        && !(bind && PROC_FILES.contains(&text.as_ref()))
+    {
         return Err(refused(
             "cannot be mounted because it is inside /proc",
             "nothing may be mounted there but binds over its informative files (cpuinfo, meminfo, uptime …)",

@@ -17,6 +17,7 @@ use crate::launch_info::ContainerLaunchInfo;
 use crate::live::{Finding, Live, Target, Verdict};
 use crate::namespaces;
 use crate::observe::unseen;
+use crate::undefended::undefended;
 
 /// `linux/sysctl`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -155,6 +156,12 @@ fn path(name: &str) -> Option<String> {
 
 /// The path of a parameter that may be set.
 fn check(name: &str, value: &str, apart: impl Fn(LinuxNamespaceType) -> bool) -> Result<String> {
+    if undefended("namespaced-sysctls") {
+        return Ok(match name.contains('/') {
+            true => name.to_owned(),
+            false => name.replace('.', "/"),
+        });
+    }
     let path = path(name).ok_or_else(|| {
         refused(
             name,

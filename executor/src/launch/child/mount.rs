@@ -11,8 +11,10 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
 
-use super::copy;
 use super::place::{Place, resolve, resolve_or_make};
+use super::{copy, naive};
+use tepui_isolators::undefended;
+
 use crate::launch::step::{Create, MountSource, MountStep, OpenTree, Tree};
 use crate::launch::{sys, tree};
 
@@ -74,9 +76,13 @@ fn place_of(mount: &MountStep, directory: bool) -> Result<Place, Errno> {
         (true, true) => Create::Directory,
         (true, false) => Create::File,
     };
-    let place = resolve_or_make(&mount.target, create, mount.plain_target)?;
-    if !mount.may_cover_kernel {
+    let plain = mount.plain_target && !undefended("plain-targets");
+    let mut place = resolve_or_make(&mount.target, create, plain)?;
+    if !mount.may_cover_kernel && !undefended("kernel-places") {
         refuse_kernel_places(place.file.as_fd())?;
+    }
+    if undefended("mount-by-descriptor") {
+        place.file = naive::open(&mount.target)?;
     }
     Ok(place)
 }
@@ -222,6 +228,10 @@ impl Masks {
             other => other?,
         };
         if !is_directory(place.as_fd())? {
+            if undefended("own-null-device") {
+                let null = tree::open(c"/dev/null", false, false)?;
+                return attach(null.as_fd(), place.as_fd());
+            }
             return self.null.put(place.as_fd());
         }
         if self.empty.mount.is_none() {
@@ -254,6 +264,10 @@ pub(super) fn make_readonly(path: &CStr) -> Result<(), Errno> {
     };
     let view = tree::copy(place.as_fd(), true)?;
     sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, true)?;
+    let place = match undefended("one-descriptor") {
+        false => place,
+        true => naive::open(path)?,
+    };
     attach(view.as_fd(), place.as_fd())
 }
 

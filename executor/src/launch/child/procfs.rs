@@ -10,12 +10,16 @@ use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tepui_isolators::undefended;
 
 use crate::launch::sys;
 
 /// A procfs that shows this process' namespaces and that is mounted nowhere. Where the kernel gives none (in a user
 /// namespace that shares the host's pid or mount namespace) it is the host's own, which the container has not touched yet.
 pub(super) fn private() -> Result<OwnedFd, Errno> {
+    if undefended("private-proc") {
+        return rustix::fs::open(c"proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    }
     match detached() {
         Err(Errno::PERM) => {}
         other => return other,
@@ -47,6 +51,7 @@ pub(super) fn write(
     // `thread-self` is the one link that is meant.
     let how = match path.to_bytes().starts_with(b"thread-self/") {
         true => how,
+        false if undefended("private-proc") => ResolveFlags::empty(),
         false => how | ResolveFlags::NO_SYMLINKS,
     };
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;

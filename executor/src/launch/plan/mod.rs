@@ -16,7 +16,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::launch_info::SeccompFilter;
-use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem};
+use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefended};
 
 use super::error::{Error, Result};
 use super::report::Point;
@@ -96,13 +96,19 @@ pub fn steps(
     steps.extend(info.hostname.map(Step::Hostname));
     steps.extend(info.domainname.map(Step::Domainname));
     // Before the container's mounts: in a user namespace procfs is given only while a whole one is to be seen.
+    let mut writes = Vec::new();
     if !info.sysctls.is_empty() || info.attributes.iter().any(Attribute::needs_proc) {
-        steps.push(Step::PrivateProc);
+        writes.push(Step::PrivateProc);
     }
     for (name, value) in info.sysctls {
         let path = c_path(&Path::new("sys").join(OsStr::from_bytes(name.as_bytes())))?;
-        steps.push(Step::Sysctl { path, value });
+        writes.push(Step::Sysctl { path, value });
     }
+    let late_writes = match undefended("private-proc") {
+        false => Vec::new(),
+        true => std::mem::take(&mut writes),
+    };
+    steps.extend(writes);
     let directory = c_string(process.cwd().as_os_str())?;
     // Without `filesystem/linux` the container stays on the host's mounts.
     if let Some(root) = info.rootfs {
@@ -112,6 +118,7 @@ pub fn steps(
         // The order of the configuration counts (runtime-spec "mounts").
         let late = ground.mount_steps(info.mounts, &info.device_nodes, &mut steps)?;
         ground.device_steps(info.device_nodes, info.device_links, &mut steps);
+        steps.extend(late_writes);
         // The host's device is gone after the pivot.
         if !info.masked_paths.is_empty() {
             steps.push(ground.null_device()?);
