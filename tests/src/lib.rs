@@ -3,6 +3,7 @@
 //! Every test stands on a `Ground` of its own: a directory, a cgroup parent and a name that all it starts carries, so
 //! that tests run side by side and each can prove that it left nothing behind. The cases are in `tests/tests/`.
 
+pub mod attack;
 pub mod binary;
 pub mod bundle;
 pub mod cluster;

@@ -101,7 +101,7 @@ pub fn busybox() -> Requirement {
 }
 
 /// Whether this is a 64-bit ELF program without an interpreter (elf(5), `PT_INTERP`).
-fn is_static_program(program: &[u8]) -> bool {
+pub fn is_static_program(program: &[u8]) -> bool {
     let number = |at: usize, length: usize| -> Option<usize> {
         let bytes = program.get(at..at + length)?;
         Some(
