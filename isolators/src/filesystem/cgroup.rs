@@ -126,7 +126,8 @@ pub fn mounts(cgroups: &Cgroups, host: &[LiveMount], place: &Place<'_>) -> Resul
             None => hierarchies.push(hierarchy),
         }
     }
-    let has_v2 = of_type("cgroup2").next().is_some();
+    // One that another mount covers is in the table but cannot be reached.
+    let has_v2 = of_type("cgroup2").next().is_some() && place(None)?.is_some();
     match (hierarchies.is_empty(), has_v2) {
         (true, true) => {
             let mut mount = unified(cgroups, cgroups.target.clone(), place)?;
