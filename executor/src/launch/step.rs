@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use tepui_isolators::Attribute;
 use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
@@ -151,8 +151,16 @@ pub enum Step {
     WorkingDirectory(CString),
     /// prctl(PR_SET_NO_NEW_PRIVS).
     NoNewPrivileges,
-    /// Marks every descriptor from this number on.
-    CloseOnExec(u32),
+    /// Marks every descriptor from a number on, and where the process is to wait long, closes all but a few.
+    CloseOnExec {
+        /// The first that the workload does not inherit.
+        first: u32,
+        /// What is kept until execve(2), where the rest is closed.
+        keeps: Option<Vec<RawFd>>,
+    },
+    /// chdir(2) to the working directory as long as that takes a privilege which goes next; the user's own right may do
+    /// instead.
+    EarlyWorkingDirectory(CString),
     /// Reports that all is set up and waits for the launcher's word. What the last steps need is done here, so that a
     /// seccomp profile need not allow it.
     AwaitStart {
@@ -398,7 +406,10 @@ impl fmt::Display for Step {
             Self::Capabilities(_) => f.write_str("set the capabilities"),
             Self::WorkingDirectory(path) => write!(f, "enter the working directory {}", text(path)),
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
-            Self::CloseOnExec(_) => f.write_str("mark descriptors close-on-exec"),
+            Self::EarlyWorkingDirectory(path) => {
+                write!(f, "enter the working directory {}", text(path))
+            }
+            Self::CloseOnExec { .. } => f.write_str("mark descriptors close-on-exec"),
             Self::AwaitStart { .. } => f.write_str("wait for the start"),
             Self::Execute(execute) => {
                 let skip = if execute.init.is_some() { 2 } else { 0 };

@@ -265,6 +265,13 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     Ok(())
 }
 
+/// close_range(2) of the descriptors from `first` to `last`, which others in this process may still count as theirs: only
+/// for a child that is about to execute.
+pub fn close_range(first: u32, last: u32) -> Result<()> {
+    system_call!("no pointers", libc::SYS_close_range, first, last, 0)?;
+    Ok(())
+}
+
 /// Clears the close-on-exec mark of one descriptor.
 pub fn keep_on_exec(descriptor: BorrowedFd<'_>) -> Result<()> {
     system_call!(
@@ -602,6 +609,29 @@ pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
         master.as_raw_fd(),
         request,
         &raw const unlocked
+    )?;
+    Ok(())
+}
+
+/// Lets a terminal hand on line ends as they are: without ONLCR (termios(3)) `\\n` stays `\\n`.
+pub fn keep_line_ends(master: BorrowedFd<'_>) -> Result<()> {
+    // The kernel's `struct termios` of TCGETS: four flags, a line discipline and 19 control characters.
+    let mut modes = [0u32; 16];
+    let fd = master.as_raw_fd();
+    system_call!(
+        "room for 36 bytes",
+        libc::SYS_ioctl,
+        fd,
+        libc::TCGETS,
+        modes.as_mut_ptr()
+    )?;
+    modes[1] &= !libc::ONLCR;
+    system_call!(
+        "the kernel only reads it",
+        libc::SYS_ioctl,
+        fd,
+        libc::TCSETS,
+        modes.as_ptr()
     )?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::command_line::Globals;
 use super::error::{Error, Result};
 use super::store::{Entry, NewContainer, Store};
 use super::{console, descriptors, home, hooks};
+use crate::launch::step::HookStep;
 use crate::launch::{self, Attendant, Handover, Process, Stdio, Terminal, Waiting, start};
 use crate::seal::{self, Method};
 
@@ -81,6 +82,8 @@ impl Made {
         let bundle = Bundle::load(arguments.bundle.as_ref().unwrap_or(&here))?;
         let mut declaration = bundle.declaration(&id)?;
         declaration.keep_keyring = arguments.no_new_keyring;
+        // What an `exec` starts from: its user has another home.
+        let declared = declaration.clone();
         let process = declaration.spec.process_mut().as_mut();
         let process = process.ok_or_else(|| Error::bundle("process property must not be empty"))?;
         console::check(
@@ -90,13 +93,15 @@ impl Made {
         )?;
         let passed = descriptors::passed(arguments.preserve_fds)?;
         home::complete_environment(process, &passed, Some(&bundle.rootfs))?;
+        // Before anything is ours: what is undone later ends whatever is in these cgroups.
+        refuse_foreign_cgroup(&id, &declaration)?;
 
         let entry = store.create(
             &id,
             NewContainer {
                 bundle: bundle.path,
                 rootfs: bundle.rootfs,
-                declaration: declaration.clone(),
+                declaration: declared,
                 no_new_keyring: arguments.no_new_keyring,
                 systemd_cgroup: globals.systemd_cgroup,
             },
@@ -120,7 +125,6 @@ impl Made {
         preserved: u32,
     ) -> Result<()> {
         let id = self.entry.id().clone();
-        refuse_foreign_cgroup(&id, &self.declaration)?;
         let info = registry::prepare(&registry::all(), &id, &self.declaration)?;
         let handover = self.handover(lifetime, preserved)?;
         let spec_hooks = self.declaration.spec.hooks().clone().unwrap_or_default();
@@ -181,11 +185,26 @@ impl Made {
             preserved,
             start: listener,
             create_hooks: hooks::inside(all.create_container().as_ref(), false, &state)?,
-            start_hooks: hooks::inside(all.start_container().as_ref(), true, &state)?,
+            start_hooks: self.start_hooks(all.start_container().as_ref(), &state)?,
             waits_when_mounted: on_host || all.start_container().is_some(),
             state: hooks::spec_state(&self.entry.state, ContainerState::Creating),
         };
         Ok((state, handover))
+    }
+
+    /// The hooks inside that run last: without an environment of their own they have that of the program.
+    fn start_hooks(&self, hooks: Option<&Vec<Hook>>, state: &OwnedFd) -> Result<Vec<HookStep>> {
+        let mut hooks = hooks.cloned();
+        let process = self.declaration.spec.process().as_ref();
+        let environment = process.and_then(|process| process.env().clone());
+        for hook in hooks
+            .iter_mut()
+            .flatten()
+            .filter(|hook| hook.env().is_none())
+        {
+            hook.set_env(environment.clone());
+        }
+        hooks::inside(hooks.as_ref(), true, state)
     }
 
     /// Does the rest; when that fails the container is undone.

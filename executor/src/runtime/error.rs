@@ -47,10 +47,30 @@ pub enum Error {
     Isolator(#[from] tepui_isolators::Error),
     /// The launch failed.
     #[error("unable to start container process")]
-    Launch(#[from] crate::launch::Error),
+    Launch(#[source] crate::launch::Error),
+    /// The program cannot be executed, in the words of other runtimes.
+    #[error("unable to start container process: {0}")]
+    Execute(String),
     /// The binary could not be protected.
     #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
+}
+
+impl From<crate::launch::Error> for Error {
+    fn from(error: crate::launch::Error) -> Self {
+        let crate::launch::Error::Execute { program, source } = &error else {
+            return Self::Launch(error);
+        };
+        Self::Execute(match source.raw_os_error() {
+            Some(libc::ENOENT) if program.contains('/') => {
+                format!("exec {program}: no such file or directory")
+            }
+            Some(libc::ENOENT) => format!("exec: {program:?}: executable file not found in $PATH"),
+            Some(libc::EACCES) => format!("exec {program}: permission denied"),
+            Some(libc::ENOEXEC) => format!("exec {program}: exec format error"),
+            _ => format!("exec {program}: {source}"),
+        })
+    }
 }
 
 impl Error {

@@ -152,6 +152,14 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Shows what a container that is not attended to has written to its terminal.
+pub fn show_rest(terminal: Option<&OwnedFd>) {
+    if let Some(terminal) = terminal {
+        // The failure that is told next says more than one of this.
+        let _ = drain(terminal.as_fd(), rustix::stdio::stdout());
+    }
+}
+
 /// What is there without waiting.
 fn drain(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     let now = rustix::event::Timespec {

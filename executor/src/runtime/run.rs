@@ -37,7 +37,11 @@ pub fn run(globals: &Globals, arguments: Run) -> Result<u8> {
         });
         match started {
             Ok(process) => (process, made),
-            Err(error) => return Err(made.undo(error)),
+            Err(error) => {
+                // What a hook has said in there.
+                foreground::show_rest(made.terminal.as_ref());
+                return Err(made.undo(error));
+            }
         }
     };
     if lifetime == Lifetime::Detached {

@@ -62,7 +62,7 @@ fn await_outcome(entry: &Entry, connection: &OwnedFd) -> Result<()> {
                 let declaration = entry.declaration()?;
                 let process = declaration.spec.process().as_ref();
                 let program = process.and_then(|process| process.args().as_ref()?.first());
-                return Err(Error::Launch(launch::Error::Execute {
+                return Err(Error::from(launch::Error::Execute {
                     program: program.cloned().unwrap_or_default(),
                     source: std::io::Error::from_raw_os_error(errno),
                 }));

@@ -53,7 +53,9 @@ pub(super) fn check(declaration: &Declaration, controller: &str) -> Result<()> {
         _ => Err(refuse(
             file,
             value,
-            format!("the {controller} controller is not on cgroup v2 on this host"),
+            format!(
+                "this is an invalid configuration: the {controller} controller is not on cgroup v2 on this host"
+            ),
         )),
     }
 }

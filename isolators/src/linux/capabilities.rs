@@ -30,11 +30,16 @@ impl Isolator for Capabilities {
 
     fn prepare(&self, id: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let (declared, left_out) = possible(declared(declaration)?);
-        for (set, capabilities) in left_out {
+        for (set, capability) in left_out.into_iter().flat_map(|(set, all)| {
+            let single = (0..u64::BITS).map(|bit| 1 << bit);
+            single
+                .filter(move |bit| all & bit != 0)
+                .map(move |bit| (set, bit))
+        }) {
             tracing::warn!(
                 container = %id,
-                capabilities = names(capabilities),
-                "left out of the {set} set, because they are not in those that it depends on"
+                "can't raise {set} capability {}: it is not in the sets that this one depends on",
+                names(capability)
             );
         }
         // In a user namespace its first process has all of them, whatever we have.

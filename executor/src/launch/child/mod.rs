@@ -15,7 +15,7 @@ mod procfs;
 pub mod seccomp;
 mod terminal;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags};
@@ -39,6 +39,8 @@ struct Context<'a> {
     masks: mount::Masks,
     /// The Landlock ruleset that is being made.
     landlock: Option<OwnedFd>,
+    /// Whether the working directory was entered while we still had every right to.
+    is_in_working_directory: bool,
     /// How a hook ended that did not end well.
     hook_status: u16,
 }
@@ -58,6 +60,7 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         proc: None,
         masks: mount::Masks::default(),
         landlock: None,
+        is_in_working_directory: false,
         hook_status: 0,
     };
     for (index, step) in steps.iter().enumerate() {
@@ -154,15 +157,29 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Ids(ids) => become_user(ids),
         Step::Capabilities(sets) => set_capabilities(sets),
         Step::WorkingDirectory(path) => {
-            rustix::process::chdir(path.as_c_str())?;
+            if !context.is_in_working_directory {
+                rustix::process::chdir(path.as_c_str())?;
+            }
             match undefended("working-directory") || sys::working_directory_is_inside_root()? {
                 true => Ok(()),
                 false => Err(Errno::NOENT),
             }
         }
         Step::NoNewPrivileges => sys::process_control(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
-        Step::CloseOnExec(_) if undefended("close-descriptors") => Ok(()),
-        Step::CloseOnExec(first) => sys::close_on_exec_from(*first),
+        Step::CloseOnExec { .. } if undefended("close-descriptors") => Ok(()),
+        Step::CloseOnExec { first, keeps } => {
+            sys::close_on_exec_from(*first)?;
+            keeps
+                .as_ref()
+                .map_or(Ok(()), |keeps| close_others(*first, keeps, context))
+        }
+        Step::EarlyWorkingDirectory(path) => {
+            context.is_in_working_directory = match rustix::process::chdir(path.as_c_str()) {
+                Err(Errno::ACCESS | Errno::PERM) => false,
+                other => other.map(|()| true)?,
+            };
+            Ok(())
+        }
         Step::AwaitStart { init, listener } => {
             await_start(context, *init, listener.as_ref().map(AsFd::as_fd))
         }
@@ -202,6 +219,33 @@ fn set_capabilities(sets: &tepui_isolators::launch_info::CapabilitySets) -> Resu
         sys::process_control(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)?;
     }
     Ok(())
+}
+
+/// Closes every descriptor from `first` on that is needed no more.
+fn close_others(first: u32, keeps: &[RawFd], context: &Context<'_>) -> Result<(), Errno> {
+    // More than any plan keeps: hooks that run at the start each have one.
+    let mut kept = [RawFd::MAX; 64];
+    let own = [&context.proc, &context.landlock];
+    let own = own.into_iter().flatten().map(AsRawFd::as_raw_fd);
+    let all = keeps.iter().copied().chain(own);
+    let mut count = 0;
+    for number in all {
+        *kept.get_mut(count).ok_or(Errno::MFILE)? = number;
+        count += 1;
+    }
+    kept.sort_unstable();
+    let mut next = first;
+    for number in kept
+        .into_iter()
+        .take(count)
+        .filter_map(|number| u32::try_from(number).ok())
+    {
+        if number > next {
+            sys::close_range(next, number - 1)?;
+        }
+        next = next.max(number + 1);
+    }
+    sys::close_range(next, u32::MAX)
 }
 
 fn run_hook(hook: &HookStep, context: &mut Context<'_>) -> Result<(), Errno> {

@@ -87,7 +87,7 @@ fn calls_of(step: &Step) -> Vec<&'static str> {
             std::iter::once("capset").chain(ambient).collect()
         }
         Step::WorkingDirectory(_) => vec!["chdir", "getcwd"],
-        Step::CloseOnExec(_) => vec!["close_range"],
+        Step::CloseOnExec { .. } => vec!["close_range"],
         Step::AwaitStart { init, listener } => {
             let signals = if *init { "fcntl" } else { "rt_sigprocmask" };
             let word = listener.as_ref().map(|_| "accept4");

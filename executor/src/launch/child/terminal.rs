@@ -32,6 +32,8 @@ pub(super) fn open(terminal: Terminal, uid: u32, socket: BorrowedFd<'_>) -> Resu
         return Err(Errno::NXIO);
     }
     sys::unlock_terminal(ours.as_fd())?;
+    // As every other runtime has it: who reads the output expects the program's own line ends.
+    sys::keep_line_ends(ours.as_fd())?;
     let peer = match undefended("terminal-by-descriptor") {
         false => sys::terminal_peer(ours.as_fd())?,
         true => rustix::fs::open(c"/dev/pts/0", flags, Mode::empty())?,

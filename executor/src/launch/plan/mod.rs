@@ -158,6 +158,7 @@ pub fn steps(
         .into_iter()
         .partition(|attribute| attribute.stage() == Stage::Privileged);
     steps.extend(early_attributes.into_iter().map(Step::Attribute));
+    steps.push(Step::EarlyWorkingDirectory(directory.clone()));
     // Raising a hard limit needs a capability that goes next.
     steps.extend(info.rlimits.into_iter().map(Step::ResourceLimit));
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes below (seccomp(2)).
@@ -166,7 +167,18 @@ pub fn steps(
         false => (info.seccomp, None),
     };
     // Marks and does not close: the report must work until execve(2). Before any filter, which need not allow it.
-    let close_on_exec = Step::CloseOnExec(3 + handover.preserved);
+    // One that waits for `start` may wait for long, and keeps nothing of the host open.
+    let keeps = handover.start.as_ref().map(|listener| {
+        let states = handover
+            .start_hooks
+            .iter()
+            .map(|hook| hook.state.as_raw_fd());
+        states.chain([socket, listener.as_raw_fd()]).collect()
+    });
+    let close_on_exec = Step::CloseOnExec {
+        first: 3 + handover.preserved,
+        keeps,
+    };
     let (marks_early, marks_late) = match early.is_some() {
         true => (Some(close_on_exec), None),
         false => (None, Some(close_on_exec)),
