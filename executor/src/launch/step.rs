@@ -72,6 +72,13 @@ pub enum Step {
         /// `MS_*`.
         flags: u64,
     },
+    /// Puts a tree where the root is about to cover it: only of one that is in this mount namespace can a copy be made.
+    Park {
+        /// The tree.
+        tree: OwnedFd,
+        /// Where.
+        target: CString,
+    },
     /// Moves a bound tree to where the root is to be.
     AttachRoot {
         /// For the wording.
@@ -247,6 +254,9 @@ pub enum MountSource {
 pub enum Tree {
     /// Detached, opened and changed before the clone.
     Ready(OwnedFd),
+    /// Made before the clone and parked: mounted is a copy of it. Mount tables are in the order in which mounts were made,
+    /// and this one shall stand in its place in the configured order.
+    Parked(OwnedFd),
     /// Opened by the child, while the host's tree is still there: by one that has privileges in its own user namespace
     /// only.
     OfHost(OpenTree),
@@ -350,6 +360,7 @@ impl fmt::Display for Step {
             Self::Domainname(name) => write!(f, "set the domain name {}", text(name)),
             Self::RootPropagation => f.write_str("stop mount events to the host"),
             Self::MountOverlay { options, .. } => write!(f, "mount the overlay {}", text(options)),
+            Self::Park { target, .. } => write!(f, "park a prepared mount on {}", text(target)),
             Self::AttachRoot { source, .. } => {
                 write!(f, "bind the root file system {}", text(source))
             }

@@ -125,6 +125,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
             let (target, options) = (target.as_c_str(), options.as_c_str());
             rustix::mount::mount(c"overlay", target, c"overlay", flags, options)
         }
+        Step::Park { tree, target } => mount::park(tree.as_fd(), target),
         Step::AttachRoot { tree, target, .. } => mount::attach_root(tree, target),
         Step::EnterRoot(path) => rustix::process::chdir(path.as_c_str()),
         Step::Mount(mount) => mount::mount_inside(mount),

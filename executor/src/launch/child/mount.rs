@@ -27,12 +27,17 @@ pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(),
 pub(super) fn attach_root(tree: &Tree, target: &CStr) -> Result<(), Errno> {
     let opened;
     let tree = match tree {
-        Tree::Ready(tree) => tree,
+        Tree::Ready(tree) | Tree::Parked(tree) => tree,
         Tree::OfHost(open) | Tree::Inside(open) => {
             opened = open_of_host(open)?;
             &opened
         }
     };
+    park(tree.as_fd(), target)
+}
+
+/// Puts a detached mount on a path of the host.
+pub(super) fn park(tree: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(tree, c"", CWD, target, flags)
 }
@@ -93,6 +98,10 @@ pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
             let opened;
             let tree = match tree {
                 Tree::Ready(tree) => tree,
+                Tree::Parked(tree) => {
+                    opened = tree::copy(tree.as_fd(), false)?;
+                    &opened
+                }
                 Tree::OfHost(open) => {
                     opened = open_of_host(open)?;
                     &opened

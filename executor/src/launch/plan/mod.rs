@@ -113,10 +113,13 @@ pub fn steps(
     // Without `filesystem/linux` the container stays on the host's mounts.
     if let Some(root) = info.rootfs {
         steps.push(Step::RootPropagation);
+        // The order of the configuration counts (runtime-spec "mounts").
+        let mut mounts = Vec::new();
+        let late = ground.mount_steps(info.mounts, &info.device_nodes, &mut mounts)?;
+        steps.extend(mount::parking(&mounts, &target)?);
         steps.push(ground.root_step(root, &target)?);
         steps.push(Step::EnterRoot(target));
-        // The order of the configuration counts (runtime-spec "mounts").
-        let late = ground.mount_steps(info.mounts, &info.device_nodes, &mut steps)?;
+        steps.append(&mut mounts);
         ground.device_steps(info.device_nodes, info.device_links, &mut steps);
         steps.extend(late_writes);
         // The host's device is gone after the pivot.

@@ -305,7 +305,11 @@ impl Ground {
                 tree::change(tree.as_fd(), &changes).map_err(failed)?;
                 MountSource::Tree {
                     name: c"devices".into(),
-                    tree: Tree::Ready(tree),
+                    // A shared one would share what is put on top of it: the root.
+                    tree: match changes.propagation {
+                        0 => Tree::Parked(tree),
+                        _ => Tree::Ready(tree),
+                    },
                 }
             }
         };
@@ -365,6 +369,30 @@ impl Ground {
     }
 }
 
+/// What parks the trees of these mounts where the root is to be.
+pub(super) fn parking(mounts: &[Step], target: &CString) -> Result<Vec<Step>> {
+    let parked = mounts.iter().filter_map(|step| match step {
+        Step::Mount(MountStep {
+            source:
+                MountSource::Tree {
+                    tree: Tree::Parked(tree),
+                    ..
+                },
+            ..
+        }) => Some(tree),
+        _ => None,
+    });
+    let park = |tree: &OwnedFd| {
+        let tree = tree.try_clone();
+        let tree = tree.map_err(|source| Error::Devices { source })?;
+        Ok(Step::Park {
+            tree,
+            target: target.clone(),
+        })
+    };
+    parked.map(park).collect()
+}
+
 /// The root mount's own propagation, when it is to have another than it has.
 pub(super) fn own_propagation(propagation: u64) -> Option<Step> {
     (propagation != 0).then_some(Step::OwnPropagation(propagation))
@@ -408,7 +436,7 @@ fn about(error: Error, what: &CStr, target: &CStr) -> Error {
 /// On /proc nothing but a procfs: what is written there must arrive.
 fn check_is_proc(tree: &Tree, name: &CStr) -> Result<()> {
     let fstype = match tree {
-        Tree::Ready(tree) => rustix::fs::fstatfs(tree),
+        Tree::Ready(tree) | Tree::Parked(tree) => rustix::fs::fstatfs(tree),
         Tree::OfHost(open) | Tree::Inside(open) => rustix::fs::statfs(&open.path),
     };
     let wrong = |source: io::Error| Error::Mount {
