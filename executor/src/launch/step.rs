@@ -154,6 +154,8 @@ pub enum Step {
     Ids(Ids),
     /// The other four capability sets.
     Capabilities(CapabilitySets),
+    /// Fails as the execution would when none of these files is there. Whether the user may execute them is not asked.
+    FindProgram(Vec<CString>),
     /// chdir(2) to the working directory, which must be inside the root.
     WorkingDirectory(CString),
     /// prctl(PR_SET_NO_NEW_PRIVS).
@@ -415,6 +417,7 @@ impl fmt::Display for Step {
             Self::BoundingSet(_) => f.write_str("drop capabilities from the bounding set"),
             Self::Ids(ids) => write!(f, "become user {} and group {}", ids.uid, ids.gid),
             Self::Capabilities(_) => f.write_str("set the capabilities"),
+            Self::FindProgram(_) => f.write_str("find the program"),
             Self::WorkingDirectory(path) => write!(f, "enter the working directory {}", text(path)),
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
             Self::EarlyWorkingDirectory(path) => {

@@ -16,6 +16,8 @@ pub mod seccomp;
 mod terminal;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags};
@@ -71,7 +73,9 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
                     number: hook.number,
                     status: context.hook_status,
                 },
-                Step::Execute(_) => Record::ExecuteFailed(errno.raw_os_error()),
+                Step::FindProgram(_) | Step::Execute(_) => {
+                    Record::ExecuteFailed(errno.raw_os_error())
+                }
                 _ => Record::StepFailed {
                     index: index as u16,
                     errno: errno.raw_os_error() as u16,
@@ -157,6 +161,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::BoundingSet(sets) => drop_bounding_set(sets.bounding),
         Step::Ids(ids) => become_user(ids),
         Step::Capabilities(sets) => set_capabilities(sets),
+        Step::FindProgram(candidates) => find_program(candidates),
         Step::WorkingDirectory(path) => {
             if !context.is_in_working_directory {
                 rustix::process::chdir(path.as_c_str())?;
@@ -290,6 +295,18 @@ fn await_word(socket: BorrowedFd<'_>) -> Result<(), Errno> {
         // Whoever was to say it is gone.
         0 => sys::exit_now(127),
         _ => Ok(()),
+    }
+}
+
+/// Whatever else keeps us from looking may be different for the user: the execution tells.
+fn find_program(candidates: &[CString]) -> Result<(), Errno> {
+    let is_missing = |path: &CString| {
+        let found = rustix::fs::access(path.as_c_str(), rustix::fs::Access::EXISTS);
+        matches!(found, Err(Errno::NOENT | Errno::NOTDIR))
+    };
+    match candidates.iter().all(is_missing) {
+        true => Err(Errno::NOENT),
+        false => Ok(()),
     }
 }
 

@@ -164,6 +164,14 @@ pub fn steps(
     steps.push(Step::EarlyWorkingDirectory(directory.clone()));
     // Raising a hard limit needs a capability that goes next.
     steps.extend(info.rlimits.into_iter().map(Step::ResourceLimit));
+    let execute = execute(declaration, process, handover.init, socket)?;
+    // Whoever only creates hears of a mistyped program now, and not from a start much later. Before any filter.
+    if handover.start.is_some() && !init {
+        steps.push(Step::FindProgram(below(
+            process.cwd(),
+            &execute.candidates,
+        )?));
+    }
     // Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes below (seccomp(2)).
     let (early, late) = match info.no_new_privileges {
         true => (None, info.seccomp),
@@ -226,13 +234,14 @@ pub fn steps(
     // As late as can be, so that a profile need not allow our set-up; but it holds for the container's own hooks.
     steps.extend(last.map(Step::Seccomp));
     steps.extend(handover.start_hooks.into_iter().map(Step::Hook));
-    steps.push(Step::Execute(execute(
-        declaration,
-        process,
-        handover.init,
-        socket,
-    )?));
+    steps.push(Step::Execute(execute));
     Ok(steps)
+}
+
+/// The paths as they are found from a directory.
+fn below(directory: &Path, paths: &[CString]) -> Result<Vec<CString>> {
+    let join = |path: &CString| c_path(&directory.join(OsStr::from_bytes(path.to_bytes())));
+    paths.iter().map(join).collect()
 }
 
 /// A filter, and around one with a listener what lets the parent take it (pidfd_getfd(2)).
@@ -379,12 +388,10 @@ fn execute(
             .unwrap_or(DEFAULT_PATH);
         candidates = match program.contains('/') {
             true => vec![c_string(OsStr::new(program))?],
-            false => strings(
-                &path
-                    .split(':')
-                    .map(|d| format!("{d}/{program}"))
-                    .collect::<Vec<_>>(),
-            )?,
+            // An empty directory is the working directory, as for execvp(3).
+            false => std::env::split_paths(path)
+                .map(|directory| c_path(&directory.join(program)))
+                .collect::<Result<_>>()?,
         };
     }
     Ok(Execute {
