@@ -14,7 +14,7 @@ use super::bundle;
 use super::command_line::Globals;
 use super::create::{UnlessFrozen, write_pid};
 use super::error::{Error, Result};
-use super::foreground::Guest;
+use super::foreground::{self, Guest};
 use super::store::{Entry, Status, Store};
 use super::{console, descriptors, home, hooks};
 use crate::launch::{self, Attendant, Handover, Patient, Stdio, Terminal, sys};
@@ -114,6 +114,9 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     if let (Some(path), Some(ours)) = (&arguments.console_socket, terminal.as_ref()) {
         console::send(path, ours, "/dev/ptmx")?;
         terminal = None;
+    }
+    if let Some(terminal) = &terminal {
+        foreground::adopt(terminal)?;
     }
     let process = waiting.start(attendant)?;
     if let Some(path) = &arguments.pid_file {

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios, isatty};
 
 use super::error::{Error, Result};
 use crate::launch::{Process, sys};
@@ -125,6 +125,23 @@ impl Guest {
     }
 }
 
+/// Readies our end of a container's terminal, before anything is written to the other: what goes into a file or a pipe
+/// shall have the line ends that the container's processes wrote, not those of a terminal.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn adopt(terminal: &OwnedFd) -> Result<()> {
+    if isatty(rustix::stdio::stdout()) {
+        return Ok(());
+    }
+    let plain = || -> rustix::io::Result<()> {
+        let mut modes = rustix::termios::tcgetattr(terminal)?;
+        modes.output_modes -= OutputModes::ONLCR;
+        rustix::termios::tcsetattr(terminal, OptionalActions::Now, &modes)
+    };
+    plain().map_err(Error::file("set up", Path::new("the container's terminal")))
+}
+
 /// One read and its writes; false at the end of the source.
 fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
     let mut buffer = [0u8; 16 << 10];
@@ -196,6 +213,10 @@ impl RawTerminal {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            if !isatty(rustix::stdio::stdout()) {
+                // The container's output goes elsewhere; what comes out here is not from a terminal.
+                raw.output_modes = before.output_modes;
+            }
             // Without it the terminal merely echoes twice.
             let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw);
         }

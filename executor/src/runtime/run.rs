@@ -25,6 +25,11 @@ pub fn run(globals: &Globals, arguments: Run) -> Result<u8> {
     let made = Made::new(globals, &arguments.id, &arguments.bundle, lifetime)?;
     let (process, made) = {
         let mut made = made;
+        if let Some(terminal) = &made.terminal
+            && let Err(error) = foreground::adopt(terminal)
+        {
+            return Err(made.undo(error));
+        }
         let Some(waiting) = made.waiting.take() else {
             return Err(Error::refused("the container has no process"));
         };
