@@ -80,6 +80,9 @@ pub(super) fn declared(process: &Process) -> Result<Option<Scheduler>> {
             "only SCHED_DEADLINE has them",
         );
     }
+    if policy == DEADLINE {
+        check_times(asked)?;
+    }
     let flag = |flag: &LinuxSchedulerFlag| match flag {
         LinuxSchedulerFlag::SchedResetOnFork => RESET_ON_FORK,
         LinuxSchedulerFlag::SchedFlagReclaim => 2,
@@ -99,6 +102,55 @@ pub(super) fn declared(process: &Process) -> Result<Option<Scheduler>> {
         deadline: times[1],
         period: times[2],
     }))
+}
+
+/// The rules of sched(7) "SCHED_DEADLINE", by field; the kernel says EINVAL for each of them.
+fn check_times(asked: &oci_spec::runtime::Scheduler) -> Result<()> {
+    const LIMITS: (u64, u64) = (1024, 1 << 63);
+    let fields = [
+        ("process.scheduler.runtime", "runtime", *asked.runtime()),
+        ("process.scheduler.deadline", "deadline", *asked.deadline()),
+        // Without one it is the deadline.
+        (
+            "process.scheduler.period",
+            "period",
+            asked.period().filter(|period| *period != 0),
+        ),
+    ];
+    let refused = |field, value: &dyn ToString, rule: String| {
+        Err(Error::Config {
+            field,
+            value: value.to_string(),
+            rule: format!("sched_setattr: `SCHED_DEADLINE` {rule}"),
+        })
+    };
+    for (field, name, value) in &fields[..2] {
+        match value {
+            None => return refused(field, &"not set", format!("requires `{name}`")),
+            Some(0) => return refused(field, &0, format!("{name} must be greater than 0")),
+            Some(_) => {}
+        }
+    }
+    let given = fields
+        .iter()
+        .filter_map(|(field, name, value)| Some((*field, *name, (*value)?)));
+    let given: Vec<_> = given.collect();
+    for pair in given.windows(2) {
+        let [(field, name, value), (_, above, most)] = pair else {
+            continue;
+        };
+        if value > most {
+            return refused(field, value, format!("{name} must be <= {above} ({most})"));
+        }
+    }
+    for (field, name, value) in given {
+        let (least, most) = LIMITS;
+        if !(least..most).contains(&value) {
+            let rule = format!("{name} must be between {least} and {most} nanoseconds");
+            return refused(field, &value, rule);
+        }
+    }
+    Ok(())
 }
 
 /// Only what counts for the policy: the kernel answers with its own numbers for the rest.
@@ -194,6 +246,26 @@ mod tests {
                 "only SCHED_DEADLINE",
             ),
             (json!({ "policy": "SCHED_ISO" }), "SCHED_ISO"),
+            (
+                json!({ "policy": "SCHED_DEADLINE", "deadline": 2000 }),
+                "requires `runtime`",
+            ),
+            (
+                json!({ "policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 0 }),
+                "deadline must be greater than 0",
+            ),
+            (
+                json!({ "policy": "SCHED_DEADLINE", "runtime": 3000, "deadline": 2000 }),
+                "runtime must be <= deadline (2000)",
+            ),
+            (
+                json!({ "policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 3000, "period": 2500 }),
+                "deadline must be <= period (2500)",
+            ),
+            (
+                json!({ "policy": "SCHED_DEADLINE", "runtime": 100, "deadline": 3000 }),
+                "runtime must be between 1024",
+            ),
         ];
         for (declared, word) in cases {
             let error = super::declared(&process(declared)).unwrap_err().to_string();
