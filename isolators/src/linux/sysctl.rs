@@ -42,9 +42,16 @@ impl Isolator for Sysctl {
 
     fn prepare(&self, _: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
         let apart = |kind| namespaces::is_apart(declaration, kind);
+        let domain = declaration.spec.domainname().as_deref();
         let mut all = BTreeMap::new();
         for (name, value) in declared(declaration) {
             let path = check(name, value, apart)?;
+            if path == "kernel/domainname" && domain.is_some_and(|domain| domain != value) {
+                return Err(refused(
+                    name,
+                    "it conflicts with the field `domainname`; leave one of them out",
+                ));
+            }
             if all.insert(path, value).is_some() {
                 return Err(refused(
                     name,
