@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{MemoryPolicyFlagType, MemoryPolicyModeType, Process, Spec};
+use oci_spec::runtime::{
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, MemoryPolicyFlagType,
+    MemoryPolicyModeType, Process, Spec,
+};
 use serde_json::Value;
 use tepui_isolators::cgroups::device_rules::usual_rules;
 use tepui_isolators::linux::capabilities;
@@ -75,6 +78,7 @@ impl Bundle {
     pub fn declaration(&self, id: &ContainerId) -> Result<Declaration> {
         let mut spec = self.spec.clone();
         allow_usual_devices(&mut spec);
+        map_the_caller(&mut spec);
         Ok(Declaration {
             cgroups: cgroups(&spec, id)?,
             spec,
@@ -267,6 +271,36 @@ fn allow_usual_devices(spec: &mut Spec) {
     };
     resources.set_devices(Some(rules));
     linux.set_resources(Some(resources));
+}
+
+/// A new user namespace without any map gets the least one: its root is the caller, and there is nobody else.
+fn map_the_caller(spec: &mut Spec) {
+    let Some(linux) = spec.linux_mut() else {
+        return;
+    };
+    let is_new = |namespace: &LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::User && namespace.path().is_none()
+    };
+    let mut namespaces = linux.namespaces().iter().flatten();
+    let is_mapped = [linux.uid_mappings(), linux.gid_mappings()]
+        .into_iter()
+        .flatten()
+        .any(|maps| !maps.is_empty());
+    if is_mapped || !namespaces.any(is_new) {
+        return;
+    }
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    tracing::debug!(
+        "linux.uidMappings and linux.gidMappings are empty: root of the container is user {uid} and group {gid}"
+    );
+    let map = |id: u32| {
+        let map = LinuxIdMappingBuilder::default().host_id(id);
+        let map = map.container_id(0u32).size(1u32).build();
+        vec![map.expect("all its fields are set")]
+    };
+    linux
+        .set_uid_mappings(Some(map(uid.as_raw())))
+        .set_gid_mappings(Some(map(gid.as_raw())));
 }
 
 fn cgroups(spec: &Spec, id: &ContainerId) -> Result<CgroupPlacement> {
