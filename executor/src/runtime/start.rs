@@ -11,6 +11,7 @@ use super::hooks;
 use super::store::{Entry, Status, Store};
 use crate::launch;
 use crate::launch::start::{self, Started};
+use crate::report::chain;
 
 /// Starts a created container.
 ///
@@ -45,7 +46,14 @@ pub fn run(globals: &Globals, arguments: Named) -> Result<u8> {
         &entry.start_socket(),
     ))?;
     await_outcome(&entry, &connection)?;
-    after_start(&entry)?;
+    if let Err(error) = after_start(&entry) {
+        // The lifecycle goes on at its destruction, without a `delete` (runtime-spec runtime.md "Lifecycle").
+        let declaration = entry.declaration_to_release();
+        if let Err(left) = super::delete::release(entry, &declaration) {
+            tracing::error!("left behind after a failed start: {}", chain(&left));
+        }
+        return Err(error);
+    }
     Ok(0)
 }
 
