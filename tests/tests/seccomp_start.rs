@@ -43,6 +43,7 @@ fn hook(script: &str) -> HookStep {
         path: string("/bin/sh"),
         arguments: StringArray::new(["sh", "-c", script].map(string).into()),
         environment: StringArray::new(vec![string("PATH=/usr/bin:/bin")]),
+        directory: None,
         timeout: Some(20),
         state: tempfile::tempfile().expect("a file").into(),
     }

@@ -318,6 +318,8 @@ pub struct HookStep {
     pub arguments: StringArray,
     /// Environment.
     pub environment: StringArray,
+    /// Where it runs: a directory of the host, until the pivot.
+    pub directory: Option<CString>,
     /// How long it may take, in seconds.
     pub timeout: Option<u32>,
     /// A file with the state, which the parent fills before the hook runs.

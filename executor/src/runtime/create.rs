@@ -136,8 +136,11 @@ impl Made {
             prestart,
             create_runtime: spec_hooks.create_runtime().clone().unwrap_or_default(),
         };
+        tracing::debug!("nsexec container setup: namespaces, cgroups, mounts");
         let mut waiting = launch::prepare(&self.declaration, info, handover, &mut attendant)?;
         self.entry.set_process(waiting.process().host_pid)?;
+        tracing::debug!("child process in init(): pid {}", waiting.process().host_pid);
+        tracing::debug!("init: closing the pipe to signal completion");
         let terminal = waiting.take_terminal();
         let pidfd = &waiting.process().pidfd;
         if let Some(path) = &arguments.pidfd_socket {
@@ -184,7 +187,11 @@ impl Made {
             init: None,
             preserved,
             start: listener,
-            create_hooks: hooks::inside(all.create_container().as_ref(), false, &state)?,
+            create_hooks: hooks::inside(
+                all.create_container().as_ref(),
+                Some(&self.entry.state.bundle),
+                &state,
+            )?,
             start_hooks: self.start_hooks(all.start_container().as_ref(), &state)?,
             waits_when_mounted: on_host || all.start_container().is_some(),
             state: hooks::spec_state(&self.entry.state, ContainerState::Creating),
@@ -204,7 +211,7 @@ impl Made {
         {
             hook.set_env(environment.clone());
         }
-        hooks::inside(hooks.as_ref(), true, state)
+        hooks::inside(hooks.as_ref(), None, state)
     }
 
     /// Does the rest; when that fails the container is undone.

@@ -131,14 +131,18 @@ pub fn release(entry: Entry, declaration: &Declaration) -> Result<()> {
     Ok(())
 }
 
-/// A failure of these hooks is told but keeps nothing from being deleted (runtime-spec runtime.md "Lifecycle").
+/// A failure of one of these hooks is told, but keeps neither the others from running nor anything from being deleted
+/// (runtime-spec runtime.md "Lifecycle").
 fn run_poststop_hooks(declaration: &Declaration, state: &State) {
     let hooks = declaration.spec.hooks().as_ref();
     let Some(hooks) = hooks.and_then(|hooks| hooks.poststop().as_deref()) else {
         return;
     };
     let stopped = hooks::state(state, &Status::Stopped.to_string(), 0);
-    if let Err(error) = hooks::run_host("poststop", hooks, &stopped, &state.bundle) {
-        log::warning(chain(&error));
+    for error in hooks::run_all("poststop", hooks, &stopped, &state.bundle) {
+        log::warning(format_args!(
+            "a poststop hook failed with exit code, signal or timeout; the rest goes on: {}",
+            chain(&error)
+        ));
     }
 }

@@ -106,7 +106,10 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
         true => &mut patient,
         false => &mut impatient,
     };
+    tracing::debug!("nsexec container setup: the namespaces and cgroups of process {pid}");
     let mut waiting = launch::prepare(&declaration, info, handover, attendant)?;
+    tracing::debug!("child process in init(): pid {}", waiting.process().host_pid);
+    tracing::debug!("setns_init: about to exec; init: closing the pipe to signal completion");
     let mut terminal = waiting.take_terminal();
     if let Some(path) = &arguments.pidfd_socket {
         console::send(path, &waiting.process().pidfd, "pidfd")?;
@@ -151,6 +154,7 @@ fn info(
     if let Some(process) = declaration.spec.process() {
         let affinity = scheduling::exec_affinity(process)?;
         if let Some(cpus) = affinity.initial {
+            tracing::debug!("nsexec: affinity: {:#x}", cpus.first().copied().unwrap_or_default());
             // Ours, which the process inherits and keeps until it is in the container's cgroups.
             sys::set_affinity(&cpus).map_err(Error::file("set", Path::new("the CPU affinity")))?;
         }

@@ -68,16 +68,30 @@ pub fn spec_state(of: &State, status: ContainerState) -> oci_spec::runtime::Stat
 /// # Errors
 /// The first that fails.
 pub fn run_host(kind: &'static str, hooks: &[Hook], state: &Value, bundle: &Path) -> Result<()> {
+    each(kind, hooks, state, bundle).collect()
+}
+
+/// Runs every hook of a kind, whatever becomes of the others.
+pub fn run_all(kind: &'static str, hooks: &[Hook], state: &Value, bundle: &Path) -> Vec<Error> {
+    let outcomes = each(kind, hooks, state, bundle);
+    outcomes.filter_map(Result::err).collect()
+}
+
+fn each(
+    kind: &'static str,
+    hooks: &[Hook],
+    state: &Value,
+    bundle: &Path,
+) -> impl Iterator<Item = Result<()>> {
     let text = state.to_string();
-    for (index, hook) in hooks.iter().enumerate() {
+    hooks.iter().enumerate().map(move |(index, hook)| {
         tracing::debug!("running {kind} hook {}", hook.path().display());
         run(hook, &text, bundle).map_err(|reason| Error::Hook {
             kind,
             index,
             reason,
-        })?;
-    }
-    Ok(())
+        })
+    })
 }
 
 fn run(hook: &Hook, state: &str, bundle: &Path) -> Result<(), String> {
@@ -166,11 +180,16 @@ pub fn fill(file: &OwnedFd, state: &Value) -> Result<()> {
         .map_err(Error::file("write", Path::new("memfd:state")))
 }
 
-/// Hooks that run inside the container, laid out for a process that cannot allocate.
+/// Hooks that run inside the container, laid out for a process that cannot allocate. Those before the pivot run in the
+/// bundle, as those of the host do.
 ///
 /// # Errors
 /// When a string holds a NUL byte, or descriptors run out.
-pub fn inside(hooks: Option<&Vec<Hook>>, at_start: bool, state: &OwnedFd) -> Result<Vec<HookStep>> {
+pub fn inside(
+    hooks: Option<&Vec<Hook>>,
+    bundle: Option<&Path>,
+    state: &OwnedFd,
+) -> Result<Vec<HookStep>> {
     let text = |text: &OsStr| {
         CString::new(text.as_bytes())
             .map_err(|_| Error::bundle(format!("hook argument {text:?} holds a NUL byte")))
@@ -183,11 +202,12 @@ pub fn inside(hooks: Option<&Vec<Hook>>, at_start: bool, state: &OwnedFd) -> Res
         let path = hook.path();
         let default = [path.to_string_lossy().into_owned()];
         Ok(HookStep {
-            at_start,
+            at_start: bundle.is_none(),
             number,
             path: text(path.as_os_str())?,
             arguments: strings(hook.args().as_deref().unwrap_or(&default))?,
             environment: strings(hook.env().as_deref().unwrap_or_default())?,
+            directory: bundle.map(|path| text(path.as_os_str())).transpose()?,
             timeout: hook
                 .timeout()
                 .and_then(|t| u32::try_from(t).ok())

@@ -16,7 +16,10 @@ pub(super) fn run(hook: &HookStep) -> Result<u16, Errno> {
     let pidfd = match sys::clone_plainly()? {
         sys::Cloned::Parent { pidfd } => pidfd,
         sys::Cloned::Child => {
-            let executed = sys::duplicate_to(hook.state.as_fd(), 0)
+            let directory = hook.directory.as_deref();
+            let executed = directory
+                .map_or(Ok(()), rustix::process::chdir)
+                .and_then(|()| sys::duplicate_to(hook.state.as_fd(), 0))
                 .and_then(|()| sys::close_on_exec_from(3))
                 .and_then(|()| sys::unblock_signals())
                 .and_then(|()| {
