@@ -139,7 +139,10 @@ impl Made {
         tracing::debug!("nsexec container setup: namespaces, cgroups, mounts");
         let mut waiting = launch::prepare(&self.declaration, info, handover, &mut attendant)?;
         self.entry.set_process(waiting.process().host_pid)?;
-        tracing::debug!("child process in init(): pid {}", waiting.process().host_pid);
+        tracing::debug!(
+            "child process in init(): pid {}",
+            waiting.process().host_pid
+        );
         tracing::debug!("init: closing the pipe to signal completion");
         let terminal = waiting.take_terminal();
         let pidfd = &waiting.process().pidfd;

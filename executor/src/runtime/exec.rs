@@ -108,7 +108,10 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     };
     tracing::debug!("nsexec container setup: the namespaces and cgroups of process {pid}");
     let mut waiting = launch::prepare(&declaration, info, handover, attendant)?;
-    tracing::debug!("child process in init(): pid {}", waiting.process().host_pid);
+    tracing::debug!(
+        "child process in init(): pid {}",
+        waiting.process().host_pid
+    );
     tracing::debug!("setns_init: about to exec; init: closing the pipe to signal completion");
     let mut terminal = waiting.take_terminal();
     if let Some(path) = &arguments.pidfd_socket {
@@ -154,7 +157,10 @@ fn info(
     if let Some(process) = declaration.spec.process() {
         let affinity = scheduling::exec_affinity(process)?;
         if let Some(cpus) = affinity.initial {
-            tracing::debug!("nsexec: affinity: {:#x}", cpus.first().copied().unwrap_or_default());
+            tracing::debug!(
+                "nsexec: affinity: {:#x}",
+                cpus.first().copied().unwrap_or_default()
+            );
             // Ours, which the process inherits and keeps until it is in the container's cgroups.
             sys::set_affinity(&cpus).map_err(Error::file("set", Path::new("the CPU affinity")))?;
         }
