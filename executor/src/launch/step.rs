@@ -246,8 +246,6 @@ pub enum MountSource {
         options: CString,
         /// `MS_*` flags.
         flags: u64,
-        /// `MS_*` propagation, 0 for as it is.
-        propagation: u64,
     },
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::mount::attach;
+use super::mount::{attach, refuse_kernel_places};
 use super::place::parent_of;
 use crate::launch::step::DeviceStep;
 use crate::launch::{sys, tree};
@@ -64,6 +64,7 @@ fn bind(parent: BorrowedFd<'_>, name: &CStr, device: &DeviceStep) -> Result<(), 
         }
         other => other?,
     };
+    refuse_kernel_places(place.as_fd())?;
     attach(node.as_fd(), place.as_fd())
 }
 

@@ -57,7 +57,7 @@ fn open_inside(open: &OpenTree) -> Result<OwnedFd, Errno> {
 }
 
 /// EXDEV for a place in procfs, sysfs or a cgroup file system, EBUSY for the root itself.
-fn refuse_kernel_places(place: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn refuse_kernel_places(place: BorrowedFd<'_>) -> Result<(), Errno> {
     const KERNEL: [u64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
     if KERNEL.contains(&(rustix::fs::fstatfs(place)?.f_type as u64)) {
         return Err(Errno::XDEV);
@@ -154,7 +154,6 @@ pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
             source,
             options,
             flags,
-            propagation,
         } => {
             let place = place_of(mount, true)?;
             let flags = MountFlags::from_bits_retain(*flags as u32);
@@ -165,14 +164,7 @@ pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
             let mounted =
                 rustix::mount::mount(source.as_c_str(), c".", fstype.as_c_str(), flags, options);
             rustix::process::fchdir(&root)?;
-            mounted?;
-            match *propagation {
-                0 => Ok(()),
-                propagation => {
-                    let made = resolve(&mount.target, ResolveFlags::empty())?;
-                    sys::set_mount_propagation(made.as_fd(), propagation)
-                }
-            }
+            mounted
         }
     }
 }

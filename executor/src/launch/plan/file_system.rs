@@ -54,12 +54,20 @@ pub(super) fn new(
             source: Errno::INVAL.into(),
         });
     }
+    // Its place would have to be looked up again, and may be another by then.
+    if propagation != 0 {
+        return Err(Error::Mount {
+            what: source.to_string_lossy().into_owned(),
+            target: fstype.to_string_lossy().into_owned(),
+            rule: ": with an option of 256 bytes or more it cannot have a propagation of its own",
+            source: Errno::INVAL.into(),
+        });
+    }
     Ok(MountSource::Whole {
         fstype,
         source,
         options: CString::new(joined).expect("its parts come from C strings"),
         flags: mount_flags(attributes),
-        propagation,
     })
 }
 

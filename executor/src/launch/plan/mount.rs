@@ -435,9 +435,14 @@ fn about(error: Error, what: &CStr, target: &CStr) -> Error {
 
 /// On /proc nothing but a procfs: what is written there must arrive.
 fn check_is_proc(tree: &Tree, name: &CStr) -> Result<()> {
-    let fstype = match tree {
-        Tree::Ready(tree) | Tree::Parked(tree) => rustix::fs::fstatfs(tree),
-        Tree::OfHost(open) | Tree::Inside(open) => rustix::fs::statfs(&open.path),
+    /// `PROC_ROOT_INO`: a directory of a procfs could be any process' view.
+    const ROOT_INODE: u64 = 1;
+    let seen = match tree {
+        Tree::Ready(tree) | Tree::Parked(tree) => {
+            rustix::fs::fstatfs(tree).and_then(|found| Ok((found, rustix::fs::fstat(tree)?)))
+        }
+        Tree::OfHost(open) | Tree::Inside(open) => rustix::fs::statfs(&open.path)
+            .and_then(|found| Ok((found, rustix::fs::stat(&open.path)?))),
     };
     let wrong = |source: io::Error| Error::Mount {
         what: name.to_string_lossy().into_owned(),
@@ -445,8 +450,11 @@ fn check_is_proc(tree: &Tree, name: &CStr) -> Result<()> {
         rule: ": \"/proc\" cannot be mounted because it is not of type proc",
         source,
     };
-    match fstype {
-        Ok(found) if found.f_type as u64 == 0x9fa0 || undefended("proc-mounts") => Ok(()),
+    let is_proc = |(found, status): &(rustix::fs::StatFs, rustix::fs::Stat)| {
+        found.f_type as u64 == 0x9fa0 && status.st_ino == ROOT_INODE
+    };
+    match seen {
+        Ok(seen) if is_proc(&seen) || undefended("proc-mounts") => Ok(()),
         Ok(_) => Err(wrong(Errno::INVAL.into())),
         Err(errno) => Err(wrong(errno.into())),
     }
