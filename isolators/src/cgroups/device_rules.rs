@@ -147,12 +147,18 @@ pub fn parse(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
 }
 
 /// A default and the exceptions to it: what v1 keeps.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Table {
     /// Whether what no exception names is allowed.
     pub allow: bool,
-    /// The exceptions.
-    pub exceptions: BTreeSet<(Devices, Access)>,
+    /// The exceptions, each once, in the order in which they were made.
+    pub exceptions: Vec<(Devices, Access)>,
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        self.allow == other.allow && self.set() == other.set()
+    }
 }
 
 impl Table {
@@ -186,18 +192,18 @@ impl Table {
 
     fn apply(&mut self, allow: bool, devices: Devices, access: Access) -> Result<()> {
         let mut access = access;
-        let mut left = BTreeSet::new();
+        let mut left = Vec::new();
         for (other, theirs) in std::mem::take(&mut self.exceptions) {
             if allow != self.allow {
                 // The kernel wants one exception to cover a whole access, so equal devices are joined.
                 match other == devices {
                     true => access.0 |= theirs.0,
-                    false => _ = left.insert((other, theirs)),
+                    false => left.push((other, theirs)),
                 }
             } else if devices.contains(&other) {
                 let rest = Access(theirs.0 & !access.0);
                 if rest.0 != 0 {
-                    left.insert((other, rest));
+                    left.push((other, rest));
                 }
             } else if devices.overlaps(&other) && theirs.0 & access.0 != 0 {
                 let word = if allow { "allow" } else { "deny" };
@@ -207,11 +213,11 @@ impl Table {
                     rule: "cgroup v1 cannot take a part out of a wider rule; name the devices one by one".into(),
                 });
             } else {
-                left.insert((other, theirs));
+                left.push((other, theirs));
             }
         }
         if allow != self.allow {
-            left.insert((devices, access));
+            left.push((devices, access));
         }
         self.exceptions = left;
         Ok(())
@@ -240,9 +246,14 @@ impl Table {
             let (major, minor) = (number(major)?, number(minor)?);
             table
                 .exceptions
-                .insert((Devices { kind, major, minor }, Access::parse(access)?));
+                .push((Devices { kind, major, minor }, Access::parse(access)?));
         }
         Some(table)
+    }
+
+    /// The exceptions without their order, which means nothing.
+    pub fn set(&self) -> BTreeSet<(Devices, Access)> {
+        self.exceptions.iter().copied().collect()
     }
 }
 

@@ -166,4 +166,7 @@ fn the_usual_rules_fit_v1() {
     let table = Table::of(&rules).expect("for v1");
     assert!(!table.allow);
     assert_eq!(table.exceptions.len(), 10);
+    // In the order of the rules, as others read them.
+    let last = table.exceptions.last().expect("ten of them");
+    assert_eq!(format!("{} {}", last.0, last.1), "c 5:2 rwm");
 }

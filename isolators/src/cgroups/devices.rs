@@ -172,8 +172,8 @@ fn compare_tables(declared: &Table, live: &Table) -> Verdict {
         // The list does not show what is refused.
         (true, true) if declared.exceptions.is_empty() => Verdict::Match,
         (true, true) => Verdict::Unknown,
-        (false, false) if declared.exceptions == live.exceptions => Verdict::Match,
-        (false, false) if live.exceptions.is_subset(&declared.exceptions) => Verdict::Stronger,
+        (false, false) if declared.set() == live.set() => Verdict::Match,
+        (false, false) if live.set().is_subset(&declared.set()) => Verdict::Stronger,
         (false, false) => Verdict::Weaker,
     }
 }
