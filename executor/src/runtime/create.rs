@@ -257,13 +257,14 @@ impl Maker<'_> {
         // A hook may ask for the state.
         self.entry.set_process(process.host_pid)?;
         let state = &self.entry.state;
-        let creating = hooks::state(state, "creating", process.host_pid);
-        hooks::fill(&self.state_file, &creating)?;
-        hooks::run_host("prestart", &self.prestart, &creating, &state.bundle)?;
+        // The lifecycle is past its second step, the environment is there (runtime-spec runtime.md "State").
+        let created = hooks::state(state, "created", process.host_pid);
+        hooks::fill(&self.state_file, &created)?;
+        hooks::run_host("prestart", &self.prestart, &created, &state.bundle)?;
         hooks::run_host(
             "createRuntime",
             &self.create_runtime,
-            &creating,
+            &created,
             &state.bundle,
         )
     }
