@@ -141,8 +141,8 @@ pub enum Step {
     SessionKeyring {
         /// Its name.
         name: CString,
-        /// `KEY_*` permissions that it gets beside the possessor's.
-        permissions: u32,
+        /// `KEY_*` permissions that it gets beside the possessor's; none for one that is there already.
+        permissions: Option<u32>,
     },
     /// A resource limit.
     ResourceLimit(Rlimit),

@@ -761,8 +761,8 @@ pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
 }
 
 /// keyctl(2): joins the session keyring of this name, made if need be, and adds `permissions` to what the kernel gives
-/// a new one. A kernel without keyrings has none to protect.
-pub fn join_keyring(name: &CStr, permissions: u32) -> Result<()> {
+/// a new one; without them it stays as it is. A kernel without keyrings has none to protect.
+pub fn join_keyring(name: &CStr, permissions: Option<u32>) -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
     const KEYCTL_SETPERM: i32 = 5;
     /// The possessor everything, the user view, read and link: what join_session_keyring of the kernel gives.
@@ -776,6 +776,9 @@ pub fn join_keyring(name: &CStr, permissions: u32) -> Result<()> {
     let serial = match joined {
         Err(Errno::NOSYS) => return Ok(()),
         other => other?,
+    };
+    let Some(permissions) = permissions else {
+        return Ok(());
     };
     system_call!(
         "no pointers",

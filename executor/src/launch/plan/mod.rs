@@ -152,9 +152,13 @@ pub fn steps(
             steps.push(Step::Stdio { from, number });
         }
     }
-    steps.extend(info.session_keyring.map(|name| Step::SessionKeyring {
-        name,
-        permissions: keyring_permissions(&info.namespaces, &info.join_namespaces),
+    steps.extend(info.session_keyring.map(|name| {
+        Step::SessionKeyring {
+            name,
+            // One that enters a container is not the owner of the keyring there, which has them already.
+            permissions: (sets_up || !joins_user_namespace)
+                .then(|| keyring_permissions(&info.namespaces, &info.join_namespaces)),
+        }
     }));
     let (early_attributes, late_attributes): (Vec<_>, Vec<_>) = info
         .attributes
