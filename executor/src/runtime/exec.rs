@@ -21,11 +21,12 @@ use crate::launch::{self, Attendant, Handover, Patient, Stdio, Terminal, sys};
 use crate::seal::{self, Method};
 
 /// The isolators of a single process; all others made the container that it goes into.
-const OF_A_PROCESS: [&str; 10] = [
+const OF_A_PROCESS: [&str; 11] = [
     "linux/capabilities",
     "linux/keyring",
     "linux/landlock",
     "linux/lsm",
+    "linux/memory_policy",
     "linux/nnp",
     "linux/oom_score",
     "linux/personality",
