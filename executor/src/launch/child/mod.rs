@@ -105,6 +105,10 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::DefaultSignals(mask) => (1..=64)
             .filter(|signal| mask & (1 << (signal - 1)) != 0)
             .try_for_each(sys::default_signal),
+        Step::FileModeMask(mask) => {
+            sys::set_umask(*mask);
+            Ok(())
+        }
         Step::NewSession => rustix::process::setsid().map(drop),
         Step::JoinCgroup { tasks, .. } => rustix::io::write(tasks, b"0").map(drop),
         Step::CgroupNamespace => sys::unshare_cgroup_namespace(),

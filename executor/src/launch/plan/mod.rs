@@ -166,6 +166,8 @@ pub fn steps(
         .partition(|attribute| attribute.stage() == Stage::Privileged);
     steps.extend(early_attributes.into_iter().map(Step::Attribute));
     steps.push(Step::EarlyWorkingDirectory(directory.clone()));
+    // After everything that makes a file.
+    steps.extend(user.umask().map(Step::FileModeMask));
     // Raising a hard limit needs a capability that goes next.
     steps.extend(info.rlimits.into_iter().map(Step::ResourceLimit));
     let execute = execute(declaration, process, handover.init, socket)?;
