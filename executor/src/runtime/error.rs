@@ -46,7 +46,7 @@ pub enum Error {
     #[error(transparent)]
     Isolator(#[from] tepui_isolators::Error),
     /// The launch failed.
-    #[error("unable to start container process")]
+    #[error("unable to start container process{}", stage(.0))]
     Launch(#[source] crate::launch::Error),
     /// The program cannot be executed, in the words of other runtimes.
     #[error("unable to start container process: {0}")]
@@ -54,6 +54,15 @@ pub enum Error {
     /// The binary could not be protected.
     #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
+}
+
+/// Callers know by these words what failed inside.
+fn stage(error: &crate::launch::Error) -> &'static str {
+    use crate::launch::Error::{Devices, Mount, Step};
+    match error {
+        Mount { .. } | Devices { .. } | Step { .. } => ": error during container init",
+        _ => "",
+    }
 }
 
 impl From<crate::launch::Error> for Error {
