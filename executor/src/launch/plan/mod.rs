@@ -110,12 +110,21 @@ pub fn steps(
     };
     steps.extend(writes);
     let directory = c_string(process.cwd().as_os_str())?;
+    let user = process.user();
+    let uid = user.uid();
+    let terminal = match &handover.stdio {
+        Stdio::Terminal(terminal) => Some(*terminal),
+        Stdio::Descriptors(_) => None,
+    };
+    let mut open_terminal = terminal.map(|terminal| Step::Terminal { terminal, uid });
     // Without `filesystem/linux` the container stays on the host's mounts.
     if let Some(root) = info.rootfs {
         steps.push(Step::RootPropagation);
         // The order of the configuration counts (runtime-spec "mounts").
         let mut mounts = Vec::new();
-        let late = ground.mount_steps(info.mounts, &info.device_nodes, &mut mounts)?;
+        let has_console = terminal.is_some_and(|terminal| terminal.is_console);
+        let nodes = &info.device_nodes;
+        let late = ground.mount_steps(info.mounts, nodes, has_console, &mut mounts)?;
         steps.extend(mount::parking(&mounts, &target)?);
         steps.push(ground.root_step(root, &target)?);
         steps.push(Step::EnterRoot(target));
@@ -134,16 +143,14 @@ pub fn steps(
         if own_root {
             steps.push(Step::MakeDirectory(directory.clone()));
         }
+        // It makes `/dev/console`.
+        steps.extend(open_terminal.take());
         steps.extend(late);
         // After all mounts, and in one way with those: nothing is covered that is not seen.
         steps.extend(info.masked_paths.into_iter().map(Step::Mask));
         steps.extend(info.readonly_paths.into_iter().map(Step::ReadonlyPath));
     }
-    let user = process.user();
-    let uid = user.uid();
-    if let Stdio::Terminal(terminal) = handover.stdio {
-        steps.push(Step::Terminal { terminal, uid });
-    }
+    steps.extend(open_terminal);
     // After everything that writes.
     steps.extend(info.readonly_root.then_some(Step::ReadonlyRoot));
     if let Stdio::Descriptors(descriptors) = handover.stdio {

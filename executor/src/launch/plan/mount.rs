@@ -129,6 +129,7 @@ impl Ground {
         &self,
         mounts: Vec<Mount>,
         nodes: &[DeviceNode],
+        has_console: bool,
         steps: &mut Vec<Step>,
     ) -> Result<Vec<Step>> {
         let mut late = Vec::new();
@@ -136,6 +137,7 @@ impl Ground {
         for (index, mut mount) in mounts.into_iter().enumerate() {
             let later = targets[index + 1..].iter().map(CString::as_c_str);
             let later = later.chain(nodes.iter().map(|node| node.path.as_c_str()));
+            let later = later.chain(has_console.then_some(c"/dev/console"));
             if let MountKind::Cgroup { directory } = &mount.kind
                 && !self.cgroups.contains(directory)
             {
