@@ -14,6 +14,9 @@ use super::report::Point;
 use super::sys::StringArray;
 use super::tree::Changes;
 
+/// umask(2) while the container is set up, and of a workload that wants no other.
+pub const OWN_UMASK: u32 = 0o022;
+
 /// One thing that the child does.
 #[derive(Debug)]
 pub enum Step {
@@ -160,6 +163,8 @@ pub enum Step {
     FindProgram(Vec<CString>),
     /// chdir(2) to the working directory, which must be inside the root.
     WorkingDirectory(CString),
+    /// chdir(".") as the user, who must have the right to be where root went.
+    StayInDirectory,
     /// prctl(PR_SET_NO_NEW_PRIVS).
     NoNewPrivileges,
     /// Marks every descriptor from a number on, and where the process is to wait long, closes all but a few.
@@ -303,6 +308,8 @@ pub struct Ids {
     pub gid: u32,
     /// Supplementary groups; `None` where the user namespace does not let them be set.
     pub groups: Option<Vec<u32>>,
+    /// Its umask(2), where it is not ours.
+    pub umask: Option<u32>,
 }
 
 /// A program that runs inside the container while it is set up, with the container's state on its standard input.
@@ -422,6 +429,7 @@ impl fmt::Display for Step {
             Self::Capabilities(_) => f.write_str("set the capabilities"),
             Self::FindProgram(_) => f.write_str("find the program"),
             Self::WorkingDirectory(path) => write!(f, "enter the working directory {}", text(path)),
+            Self::StayInDirectory => f.write_str("stay in the working directory as its user"),
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
             Self::EarlyWorkingDirectory(path) => {
                 write!(f, "enter the working directory {}", text(path))

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::mount::{attach, refuse_kernel_places};
 use super::place::parent_of;
-use crate::launch::step::DeviceStep;
+use crate::launch::step::{DeviceStep, OWN_UMASK};
 use crate::launch::{sys, tree};
 
 /// Makes a node; what has its name already stays. Where mknod(2) is refused the host's node is bound.
@@ -21,7 +21,7 @@ pub(super) fn make(device: &DeviceStep) -> Result<(), Errno> {
     // No chmod(2) afterwards: by then the name may be another file's.
     sys::set_umask(0);
     let made = rustix::fs::mknodat(&parent, name, kind, mode, device.device);
-    sys::set_umask(0o022);
+    sys::set_umask(OWN_UMASK);
     match made {
         Err(Errno::EXIST) => Ok(()),
         Err(Errno::PERM) if kind != FileType::Fifo => bind(parent.as_fd(), name, device),

@@ -24,7 +24,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use tepui_isolators::undefended;
 
 use super::report::Record;
-use super::step::{Create, Execute, HookStep, Ids, Step};
+use super::step::{Create, Execute, HookStep, Ids, OWN_UMASK, Step};
 use super::sys;
 
 /// What the steps hand on to each other.
@@ -98,7 +98,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Hook(step) => run_hook(step, context),
         Step::Terminal { terminal, uid } => terminal::open(*terminal, *uid, context.socket),
         Step::NotDumpable => {
-            sys::set_umask(0o022);
+            sys::set_umask(OWN_UMASK);
             sys::process_control(libc::PR_SET_DUMPABLE, 0, 0)
         }
         Step::Dumpable(on) => sys::process_control(libc::PR_SET_DUMPABLE, u64::from(*on), 0),
@@ -174,6 +174,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
                 false => Err(Errno::NOENT),
             }
         }
+        Step::StayInDirectory => rustix::process::chdir(c"."),
         Step::NoNewPrivileges => sys::process_control(libc::PR_SET_NO_NEW_PRIVS, 1, 0),
         Step::CloseOnExec { .. } if undefended("close-descriptors") => Ok(()),
         Step::CloseOnExec { first, keeps } => {
@@ -215,6 +216,10 @@ fn become_user(ids: &Ids) -> Result<(), Errno> {
     sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)?;
     if let Some(groups) = &ids.groups {
         sys::set_groups(groups)?;
+    }
+    // No file is made after this.
+    if let Some(mask) = ids.umask {
+        sys::set_umask(mask);
     }
     sys::set_gid(ids.gid)?;
     sys::set_uid(ids.uid)

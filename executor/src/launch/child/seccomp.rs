@@ -79,14 +79,16 @@ fn calls_of(step: &Step) -> Vec<&'static str> {
         Step::BoundingSet(_) | Step::NoNewPrivileges | Step::Dumpable(_) => vec!["prctl"],
         Step::Ids(ids) => {
             let groups = ids.groups.is_some().then_some("setgroups");
+            let umask = ids.umask.is_some().then_some("umask");
             let others = ["prctl", "setresgid", "setresuid"];
-            others.into_iter().chain(groups).collect()
+            others.into_iter().chain(groups).chain(umask).collect()
         }
         Step::Capabilities(sets) => {
             let ambient = (sets.ambient != 0).then_some("prctl");
             std::iter::once("capset").chain(ambient).collect()
         }
         Step::WorkingDirectory(_) => vec!["chdir", "getcwd"],
+        Step::StayInDirectory => vec!["chdir"],
         Step::CloseOnExec { .. } => vec!["close_range"],
         Step::AwaitStart { init, listener } => {
             let signals = if *init { "fcntl" } else { "rt_sigprocmask" };
@@ -146,6 +148,7 @@ mod tests {
                 uid: 1,
                 gid: 1,
                 groups,
+                umask: None,
             })
         };
         let least = ["write", "exit_group"];

@@ -16,11 +16,12 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::launch_info::SeccompFilter;
+use tepui_isolators::linux::seccomp::missing_calls;
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefended};
 
 use super::error::{Error, Result};
 use super::report::Point;
-use super::step::{Execute, Ids, Step};
+use super::step::{Execute, Ids, OWN_UMASK, Step};
 use super::sys::StringArray;
 use super::tree;
 use super::{Handover, Stdio, id_maps};
@@ -208,6 +209,11 @@ pub fn steps(
         false => (None, Some(close_on_exec)),
     };
     steps.extend(marks_early);
+    // Where it is can be asked only while the filter is not there; the user's right to be there is asked below.
+    let is_entered_early = early
+        .as_ref()
+        .is_some_and(|filter| !missing_calls(filter, &["getcwd"]).is_empty());
+    steps.extend(is_entered_early.then(|| Step::WorkingDirectory(directory.clone())));
     // In a new user namespace nobody is yet who could look. Root needs no leave.
     let shows_itself = has_user_namespace && !rustix::process::geteuid().is_root();
     steps.extend(
@@ -223,10 +229,14 @@ pub fn steps(
         uid,
         gid: user.gid(),
         groups: (may_set_groups || !groups.is_empty()).then_some(groups),
+        umask: user.umask().filter(|mask| *mask != OWN_UMASK),
     }));
     steps.extend(info.capabilities.map(Step::Capabilities));
     // As the user, who may lack the right to enter it.
-    steps.push(Step::WorkingDirectory(directory));
+    steps.push(match is_entered_early {
+        true => Step::StayInDirectory,
+        false => Step::WorkingDirectory(directory),
+    });
     steps.extend(info.no_new_privileges.then_some(Step::NoNewPrivileges));
     steps.extend(late_attributes.into_iter().map(Step::Attribute));
     steps.extend(marks_late);
