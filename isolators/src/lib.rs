@@ -11,6 +11,7 @@ mod bpf;
 pub mod cgroups;
 pub mod declaration;
 pub mod error;
+pub mod fault;
 pub mod filesystem;
 pub mod isolator;
 pub mod launch_info;

@@ -10,6 +10,7 @@ use crate::cgroups::{
 };
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::filesystem::linux::LinuxFilesystem;
 use crate::isolator::Isolator;
 use crate::launch_info::ContainerLaunchInfo;
@@ -115,7 +116,8 @@ pub fn prepare(
     for (index, isolator) in isolators.iter().enumerate() {
         let prepared = isolator
             .prepare(id, declaration)
-            .and_then(|info| merged.merge(isolator.name(), info, &mut set_by));
+            .and_then(|info| merged.merge(isolator.name(), info, &mut set_by))
+            .and_then(|()| fail_on_purpose("prepared", isolator.as_ref()));
         if let Err(error) = prepared {
             // The one that failed may have got half-way.
             if let Err(left) = cleanup(&isolators[..=index], id, declaration) {
@@ -154,7 +156,9 @@ pub fn cleanup(
 ) -> Result<()> {
     let mut result = Ok(());
     for isolator in isolators.iter().rev() {
-        let cleaned = isolator.cleanup(id, declaration);
+        let cleaned = isolator
+            .cleanup(id, declaration)
+            .and_then(|()| fail_on_purpose("cleaned up", isolator.as_ref()));
         match (&result, cleaned) {
             (Ok(()), cleaned) => result = cleaned,
             (Err(_), Ok(())) => {}
@@ -164,6 +168,12 @@ pub fn cleanup(
         }
     }
     result
+}
+
+/// After one of them has done its work: a test may want it to fail.
+fn fail_on_purpose(did: &str, isolator: &dyn Isolator) -> Result<()> {
+    let failed = |source| Error::file("go on after", isolator.name(), source);
+    fault::point(format_args!("{did} {}", isolator.name())).map_err(failed)
 }
 
 /// Looks at a process and compares what it really has with what was declared.

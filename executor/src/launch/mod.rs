@@ -27,7 +27,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tepui_isolators::launch_info::IdMaps;
-use tepui_isolators::{ContainerLaunchInfo, Declaration};
+use tepui_isolators::{ContainerLaunchInfo, Declaration, fault};
 
 pub use error::{Error, Result};
 use notify::ListenerRequest;
@@ -180,6 +180,8 @@ pub fn prepare(
     let oom_score = info.oom_score_adj;
     let steps = plan::steps(declaration, info, attachments)?;
     child::seccomp::check(&steps)?;
+    fault::arm(&steps);
+    at("planned")?;
 
     let clone_error = |errno: Errno| Error::Clone {
         source: errno.into(),
@@ -200,9 +202,11 @@ pub fn prepare(
         action: "learn the container's pid",
         source,
     })?;
+    at("cloned")?;
     if let Some(value) = oom_score {
         set_oom_score(&process, value)?;
     }
+    at("oom score")?;
     let waiting = Waiting {
         process,
         steps,
@@ -231,11 +235,15 @@ impl Waiting {
                 }
                 Some(Record::Terminal) => {
                     self.terminal = self.process.take_received();
+                    if let Err(error) = at(Record::Terminal.name()) {
+                        return Err(self.give_up(error));
+                    }
                     continue;
                 }
                 Some(Record::Listener(number)) => self.deliver(number),
                 other => return Err(self.abandon(other)),
             };
+            let done = done.and_then(|()| at(heard.map(Record::name).unwrap_or_default()));
             if let Err(error) = done {
                 return Err(self.give_up(error));
             }
@@ -357,6 +365,14 @@ impl Waiting {
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default()
     }
+}
+
+/// A point where a test may want the launch to fail.
+fn at(point: &str) -> Result<()> {
+    fault::point(point).map_err(|source| Error::Channel {
+        action: "go on with the launch",
+        source,
+    })
 }
 
 fn unheard(source: io::Error) -> Error {

@@ -53,6 +53,22 @@ impl Record {
     /// Bytes on the socket.
     pub const SIZE: usize = 8;
 
+    /// What has happened, in a word or two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Executed => "executed",
+            Self::ExecuteFailed(_) => "execution failed",
+            Self::Ended(_) => "ended",
+            Self::StepFailed { .. } => "step failed",
+            Self::Ready => "ready",
+            Self::Reached(Point::IdMaps) => "id maps",
+            Self::Reached(Point::Mounted) => "mounted",
+            Self::Terminal => "terminal",
+            Self::HookFailed { .. } => "hook failed",
+            Self::Listener(_) => "listener",
+        }
+    }
+
     /// As bytes.
     pub fn encode(self) -> [u8; Self::SIZE] {
         let (kind, value): (u32, u32) = match self {

@@ -308,8 +308,6 @@ pub struct Ids {
     pub gid: u32,
     /// Supplementary groups; `None` where the user namespace does not let them be set.
     pub groups: Option<Vec<u32>>,
-    /// Its umask(2), where it is not ours.
-    pub umask: Option<u32>,
 }
 
 /// A program that runs inside the container while it is set up, with the container's state on its standard input.

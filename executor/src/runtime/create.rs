@@ -32,6 +32,7 @@ pub fn run(globals: &Globals, arguments: Create) -> Result<u8> {
             return Ok(0);
         };
         waiting.leave()?;
+        Error::at("left")?;
         Ok(0)
     })
 }
@@ -95,6 +96,7 @@ impl Made {
         home::complete_environment(process, &passed, Some(&bundle.rootfs))?;
         // Before anything is ours: what is undone later ends whatever is in these cgroups.
         refuse_foreign_cgroup(&id, &declaration)?;
+        Error::at("understood")?;
 
         let entry = store.create(
             &id,
@@ -124,9 +126,11 @@ impl Made {
         lifetime: Lifetime,
         preserved: u32,
     ) -> Result<()> {
+        Error::at("entered")?;
         let id = self.entry.id().clone();
         let info = registry::prepare(&registry::all(), &id, &self.declaration)?;
         let handover = self.handover(lifetime, preserved)?;
+        Error::at("handed over")?;
         let spec_hooks = self.declaration.spec.hooks().clone().unwrap_or_default();
         let prestart = spec_hooks.prestart().clone().unwrap_or_default();
         let (state_file, handover) = handover;
@@ -144,6 +148,7 @@ impl Made {
             waiting.process().host_pid
         );
         tracing::debug!("init: closing the pipe to signal completion");
+        Error::at("written down")?;
         let terminal = waiting.take_terminal();
         let pidfd = &waiting.process().pidfd;
         if let Some(path) = &arguments.pidfd_socket {
@@ -156,6 +161,7 @@ impl Made {
         if let Some(path) = &arguments.pid_file {
             write_pid(path, waiting.process())?;
         }
+        Error::at("made")?;
         self.waiting = Some(waiting);
         Ok(())
     }
@@ -261,6 +267,7 @@ impl Maker<'_> {
         let created = hooks::state(state, "created", process.host_pid);
         hooks::fill(&self.state_file, &created)?;
         hooks::run_host("prestart", &self.prestart, &created, &state.bundle)?;
+        Error::at("prestart")?;
         hooks::run_host(
             "createRuntime",
             &self.create_runtime,

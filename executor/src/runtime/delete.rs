@@ -10,7 +10,7 @@ use tepui_isolators::{Declaration, registry};
 
 use super::arguments::Delete;
 use super::command_line::Globals;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::store::{self, Entry, State, Status, Store};
 use super::{Failure, hooks, log};
 use crate::pidfd::ended_within;
@@ -47,6 +47,7 @@ pub(super) fn run(globals: &Globals, arguments: &Delete) -> Result<(), Failure> 
         Err(store::Error::DoesNotExist(_)) if arguments.force => return Ok(()),
         other => other?,
     };
+    Error::at("locked")?;
     // Read again: it may have changed before the lock was ours.
     let entry = store.load(&arguments.id)?;
     match entry.status()? {
@@ -60,6 +61,7 @@ pub(super) fn run(globals: &Globals, arguments: &Delete) -> Result<(), Failure> 
             );
         }
     }
+    Error::at("ended")?;
     let declaration = entry.declaration_to_release();
     release(entry, &declaration)?;
     Ok(store.sweep()?)
@@ -125,8 +127,10 @@ fn bring_home(entry: &Entry) -> Result<Option<PathBuf>> {
 pub fn release(entry: Entry, declaration: &Declaration) -> Result<()> {
     // This ends what is left in its cgroups.
     registry::cleanup(&registry::all(), entry.id(), declaration)?;
+    Error::at("released")?;
     let state = entry.state.clone();
     entry.remove()?;
+    Error::at("removed")?;
     run_poststop_hooks(declaration, &state);
     Ok(())
 }

@@ -93,6 +93,14 @@ impl Error {
         }
     }
 
+    /// A point where a test may want the command to fail.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn at(point: &str) -> Result<()> {
+        tepui_isolators::fault::point(point).map_err(Self::file("go on after", Path::new(point)))
+    }
+
     /// A bundle that breaks a rule.
     pub fn bundle(reason: impl Into<String>) -> Self {
         Self::Bundle {

@@ -88,6 +88,7 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
     if entry.init()?.is_none() {
         return Err(Error::refused("cannot exec in a stopped container"));
     }
+    Error::at("found")?;
     let stdio = match is_terminal {
         true => Stdio::Terminal(Terminal {
             size,
@@ -114,6 +115,7 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
         waiting.process().host_pid
     );
     tracing::debug!("setns_init: about to exec; init: closing the pipe to signal completion");
+    Error::at("made")?;
     let mut terminal = waiting.take_terminal();
     if let Some(path) = &arguments.pidfd_socket {
         console::send(path, &waiting.process().pidfd, "pidfd")?;
@@ -126,6 +128,7 @@ pub fn run(globals: &Globals, arguments: Exec) -> Result<u8> {
         foreground::adopt(terminal)?;
     }
     let process = waiting.start(attendant)?;
+    Error::at("started")?;
     if let Some(path) = &arguments.pid_file {
         write_pid(path, &process)?;
     }

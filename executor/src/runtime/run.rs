@@ -37,6 +37,7 @@ pub fn run(globals: &Globals, arguments: Run) -> Result<u8> {
             .start(&mut UnlessFrozen(&made.entry))
             .map_err(Error::from);
         let started = started.and_then(|process| {
+            Error::at("started")?;
             start::after_start(&made.entry)?;
             Ok(process)
         });
@@ -54,6 +55,7 @@ pub fn run(globals: &Globals, arguments: Run) -> Result<u8> {
         return Ok(0);
     }
     let status = guest.attend(&process, made.terminal.as_ref());
+    let status = status.and_then(|status| Error::at("ended").map(|()| status));
     if !arguments.keep {
         super::delete::release(made.entry, &made.declaration)?;
     }

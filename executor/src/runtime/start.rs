@@ -37,15 +37,19 @@ pub fn run(globals: &Globals, arguments: Named) -> Result<u8> {
     let connected = start::connect(&entry.directory, START_SOCKET);
     let connection =
         connected.map_err(Error::file("reach the container at", &entry.start_socket()))?;
+    Error::at("connected")?;
     // Before the word: whoever looks from now on sees a container that is no longer created. Were we to die in between,
     // the container reads our end and ends.
     std::fs::remove_file(entry.start_socket())
         .map_err(Error::file("remove", &entry.start_socket()))?;
+    Error::at("closed to others")?;
     start::say(&connection).map_err(Error::file(
         "speak to the container at",
         &entry.start_socket(),
     ))?;
+    Error::at("said")?;
     await_outcome(&entry, &connection)?;
+    Error::at("started")?;
     if let Err(error) = after_start(&entry) {
         // The lifecycle goes on at its destruction, without a `delete` (runtime-spec runtime.md "Lifecycle").
         let declaration = entry.declaration_to_release();

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
-use tepui_isolators::undefended;
+use tepui_isolators::{fault, undefended};
 
 use super::report::Record;
 use super::step::{Create, Execute, HookStep, Ids, OWN_UMASK, Step};
@@ -65,7 +65,8 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         hook_status: 0,
     };
     for (index, step) in steps.iter().enumerate() {
-        if let Err(errno) = apply(step, &mut context) {
+        let done = fault::at_step(index).and_then(|()| apply(step, &mut context));
+        if let Err(errno) = done {
             let record = match step {
                 Step::Hook(hook) if context.hook_status != 0 => Record::HookFailed {
                     at_start: hook.at_start,
@@ -218,9 +219,6 @@ fn become_user(ids: &Ids) -> Result<(), Errno> {
         sys::set_groups(groups)?;
     }
     // No file is made after this.
-    if let Some(mask) = ids.umask {
-        sys::set_umask(mask);
-    }
     sys::set_gid(ids.gid)?;
     sys::set_uid(ids.uid)
 }

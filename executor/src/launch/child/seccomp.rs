@@ -79,9 +79,8 @@ fn calls_of(step: &Step) -> Vec<&'static str> {
         Step::BoundingSet(_) | Step::NoNewPrivileges | Step::Dumpable(_) => vec!["prctl"],
         Step::Ids(ids) => {
             let groups = ids.groups.is_some().then_some("setgroups");
-            let umask = ids.umask.is_some().then_some("umask");
             let others = ["prctl", "setresgid", "setresuid"];
-            others.into_iter().chain(groups).chain(umask).collect()
+            others.into_iter().chain(groups).collect()
         }
         Step::Capabilities(sets) => {
             let ambient = (sets.ambient != 0).then_some("prctl");
@@ -148,7 +147,6 @@ mod tests {
                 uid: 1,
                 gid: 1,
                 groups,
-                umask: None,
             })
         };
         let least = ["write", "exit_group"];

@@ -21,7 +21,7 @@ use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefend
 
 use super::error::{Error, Result};
 use super::report::Point;
-use super::step::{Execute, Ids, OWN_UMASK, Step};
+use super::step::{Execute, Ids, Step};
 use super::sys::StringArray;
 use super::tree;
 use super::{Handover, Stdio, id_maps};
@@ -229,7 +229,6 @@ pub fn steps(
         uid,
         gid: user.gid(),
         groups: (may_set_groups || !groups.is_empty()).then_some(groups),
-        umask: user.umask().filter(|mask| *mask != OWN_UMASK),
     }));
     steps.extend(info.capabilities.map(Step::Capabilities));
     // As the user, who may lack the right to enter it.
