@@ -105,6 +105,14 @@ pub enum Error {
         /// The answer of the kernel or of newuidmap(1).
         source: io::Error,
     },
+    /// The clocks of a time namespace could not be set.
+    #[error("could not set the offsets of the container's clocks in {}", path.display())]
+    Clocks {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A hook inside the container failed.
     #[error("error running {kind} hook #{number}: {reason}")]
     Hook {

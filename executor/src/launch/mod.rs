@@ -17,7 +17,8 @@ pub mod sys;
 pub mod tree;
 pub mod user_namespace;
 
-use std::io;
+use std::ffi::CString;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -178,6 +179,7 @@ pub fn prepare(
         socket: theirs.as_raw_fd(),
     };
     let oom_score = info.oom_score_adj;
+    let time_offsets = info.time_offsets.clone();
     let steps = plan::steps(declaration, info, attachments)?;
     child::seccomp::check(&steps)?;
     fault::arm(&steps);
@@ -213,12 +215,17 @@ pub fn prepare(
         terminal: None,
         listener,
     };
-    waiting.meet(id_maps.as_ref(), attendant)
+    waiting.meet(id_maps.as_ref(), &time_offsets, attendant)
 }
 
 impl Waiting {
     /// Answers each rendezvous until the child has nothing left to do but execute.
-    fn meet(mut self, id_maps: Option<&IdMaps>, attendant: &mut dyn Attendant) -> Result<Self> {
+    fn meet(
+        mut self,
+        id_maps: Option<&IdMaps>,
+        time_offsets: &[CString],
+        attendant: &mut dyn Attendant,
+    ) -> Result<Self> {
         loop {
             let heard = match self.hear(attendant) {
                 Ok(heard) => heard,
@@ -230,6 +237,9 @@ impl Waiting {
                     Some(maps) => id_maps::write(self.process.host_pid, maps),
                     None => Ok(()),
                 },
+                Some(Record::Reached(Point::TimeOffsets)) => {
+                    set_clocks(&self.process, time_offsets)
+                }
                 Some(Record::Reached(Point::Mounted)) => {
                     attendant.mounted(&self.process).map_err(Error::Caller)
                 }
@@ -386,6 +396,18 @@ fn unheard(source: io::Error) -> Error {
 fn set_oom_score(process: &Process, value: i32) -> Result<()> {
     let path = format!("/proc/{}/oom_score_adj", process.host_pid);
     std::fs::write(path, value.to_string()).map_err(|source| Error::OomScore { value, source })
+}
+
+/// The clocks of a time namespace that nobody is in yet, time_namespaces(7).
+fn set_clocks(process: &Process, offsets: &[CString]) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{}/timens_offsets", process.host_pid));
+    let set = || {
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path)?;
+        offsets
+            .iter()
+            .try_for_each(|line| file.write_all(line.to_bytes()))
+    };
+    set().map_err(|source| Error::Clocks { path, source })
 }
 
 /// The flags of clone3(2). The cgroup namespace is left to the child: its root is where one is when it is made.

@@ -42,6 +42,8 @@ pub enum Record {
 pub enum Point {
     /// For the id maps of its user namespace.
     IdMaps,
+    /// For the offsets of its time namespace's clocks.
+    TimeOffsets,
     /// For the host's hooks, when everything is mounted.
     Mounted,
 }
@@ -79,6 +81,7 @@ impl Record {
             Self::Ready => (5, 0),
             Self::Reached(Point::IdMaps) => (6, 0),
             Self::Reached(Point::Mounted) => (6, 1),
+            Self::Reached(Point::TimeOffsets) => (6, 2),
             Self::Terminal => (7, 0),
             Self::HookFailed {
                 at_start,
@@ -113,6 +116,7 @@ impl Record {
             6 => Self::Reached(match value {
                 0 => Point::IdMaps,
                 1 => Point::Mounted,
+                2 => Point::TimeOffsets,
                 _ => return None,
             }),
             7 => Self::Terminal,
@@ -143,6 +147,7 @@ mod tests {
             },
             Record::Ready,
             Record::Reached(Point::Mounted),
+            Record::Reached(Point::TimeOffsets),
             Record::Terminal,
             Record::Listener(9),
         ];

@@ -56,8 +56,10 @@ pub enum Step {
     CgroupNamespace,
     /// setns(2) into an existing cgroup namespace, after the move into the cgroups.
     EnterCgroupNamespace(OwnedFd),
-    /// A new time namespace with these lines of `timens_offsets`, made and entered.
-    TimeNamespace(Vec<CString>),
+    /// unshare(2) of the time namespace, which nobody is in yet.
+    TimeNamespace,
+    /// setns(2) into that one, when its clocks are set.
+    EnterTimeNamespace,
     /// The loopback device of a new network namespace.
     Loopback,
     /// sethostname(2).
@@ -353,6 +355,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rendezvous(Point::IdMaps) => f.write_str("wait for the id maps"),
+            Self::Rendezvous(Point::TimeOffsets) => {
+                f.write_str("wait for the clocks of the time namespace")
+            }
             Self::Rendezvous(Point::Mounted) => f.write_str("wait for the hooks of the host"),
             Self::BecomeRoot => f.write_str("become root of the user namespace"),
             Self::Hook(hook) => write!(f, "run the hook {}", text(&hook.path)),
@@ -364,7 +369,8 @@ impl fmt::Display for Step {
             Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),
             Self::CgroupNamespace => f.write_str("make a cgroup namespace"),
             Self::EnterCgroupNamespace(_) => f.write_str("enter the cgroup namespace"),
-            Self::TimeNamespace(_) => f.write_str("make a time namespace with its offsets"),
+            Self::TimeNamespace => f.write_str("make a time namespace"),
+            Self::EnterTimeNamespace => f.write_str("enter the time namespace"),
             Self::Loopback => f.write_str("set the loopback device up"),
             Self::Hostname(name) => write!(f, "set the host name {}", text(name)),
             Self::Domainname(name) => write!(f, "set the domain name {}", text(name)),

@@ -114,7 +114,8 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::JoinCgroup { tasks, .. } => rustix::io::write(tasks, b"0").map(drop),
         Step::CgroupNamespace => sys::unshare_cgroup_namespace(),
         Step::EnterCgroupNamespace(namespace) => sys::enter_namespace(namespace.as_fd()),
-        Step::TimeNamespace(offsets) => procfs::time_namespace(offsets),
+        Step::TimeNamespace => sys::unshare_time_namespace(),
+        Step::EnterTimeNamespace => procfs::enter_time_namespace(),
         Step::Loopback => sys::loopback_up(),
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
         Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes()),
@@ -218,7 +219,6 @@ fn become_user(ids: &Ids) -> Result<(), Errno> {
     if let Some(groups) = &ids.groups {
         sys::set_groups(groups)?;
     }
-    // No file is made after this.
     sys::set_gid(ids.gid)?;
     sys::set_uid(ids.uid)
 }

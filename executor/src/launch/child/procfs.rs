@@ -1,18 +1,16 @@
-//! What the child writes to procfs: offsets of its clocks, kernel parameters, labels. Nothing here allocates.
+//! What the child writes to procfs: kernel parameters, labels. Nothing here allocates.
 //!
 //! Except for the very first ones, all writes go through a procfs that is mounted nowhere, so that neither the image nor
 //! another container can have covered a file of it (CVE-2025-52881).
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tepui_isolators::undefended;
-
-use crate::launch::sys;
 
 /// A procfs that shows this process' namespaces and that is mounted nowhere. Where the kernel gives none (in a user
 /// namespace that shares the host's pid or mount namespace) it is the host's own, which the container has not touched yet.
@@ -60,17 +58,9 @@ pub(super) fn write(
     rustix::io::write(&file, content.to_bytes()).map(drop)
 }
 
-/// Makes a time namespace, sets its clocks while nobody is in it, and enters it.
-pub(super) fn time_namespace(offsets: &[CString]) -> Result<(), Errno> {
-    sys::unshare_time_namespace()?;
-    let open =
-        |path: &CStr, flags| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty());
-    if !offsets.is_empty() {
-        let file = open(c"/proc/self/timens_offsets", OFlags::WRONLY)?;
-        for line in offsets {
-            rustix::io::write(&file, line.to_bytes())?;
-        }
-    }
-    let namespace = open(c"/proc/self/ns/time_for_children", OFlags::RDONLY)?;
+/// Enters the time namespace that was made for our children.
+pub(super) fn enter_time_namespace() -> Result<(), Errno> {
+    let path = c"/proc/self/ns/time_for_children";
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Time))
 }

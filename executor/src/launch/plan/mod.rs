@@ -62,6 +62,9 @@ pub fn steps(
     let ground = mount::Ground::new(declaration, &info);
 
     let mut steps = Vec::with_capacity(64);
+    // In a new user namespace nobody is yet who could look. Root needs no leave.
+    let shows_itself = has_user_namespace && !rustix::process::geteuid().is_root();
+    let show = |on| shows_itself.then_some(Step::Dumpable(on));
     // Before anything that needs an id.
     steps.extend(has_user_namespace.then_some(Step::Rendezvous(Point::IdMaps)));
     let sets_up = info.rootfs.is_some();
@@ -89,9 +92,16 @@ pub fn steps(
     {
         steps.push(Step::EnterCgroupNamespace(open_file(path)?));
     }
-    // Its files of procfs belong to the user that we still are, and the host's /proc is still there.
+    // The host's /proc is still there. The parent sets the clocks: nobody but root of the host may write to the procfs
+    // files of a process that is not dumpable.
     if info.namespaces.contains(&LinuxNamespaceType::Time) {
-        steps.push(Step::TimeNamespace(info.time_offsets));
+        steps.push(Step::TimeNamespace);
+        if !info.time_offsets.is_empty() {
+            steps.extend(show(true));
+            steps.push(Step::Rendezvous(Point::TimeOffsets));
+            steps.extend(show(false));
+        }
+        steps.push(Step::EnterTimeNamespace);
     }
     steps.extend(info.loopback.then_some(Step::Loopback));
     steps.extend(info.hostname.map(Step::Hostname));
@@ -214,8 +224,6 @@ pub fn steps(
         .as_ref()
         .is_some_and(|filter| !missing_calls(filter, &["getcwd"]).is_empty());
     steps.extend(is_entered_early.then(|| Step::WorkingDirectory(directory.clone())));
-    // In a new user namespace nobody is yet who could look. Root needs no leave.
-    let shows_itself = has_user_namespace && !rustix::process::geteuid().is_root();
     steps.extend(
         early
             .into_iter()
