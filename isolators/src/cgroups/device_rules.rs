@@ -119,6 +119,8 @@ pub fn parse(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
         let (major, minor) = (number(rule.major())?, number(rule.minor())?);
         let access = match rule.access().as_deref() {
             None | Some("") => Access::ALL,
+            // A letter that others read over: it can deny, but nothing is allowed by it.
+            Some(text) if !rule.allow() && text.contains('a') => Access::ALL,
             Some(text) => Access::parse(text)
                 .ok_or_else(|| refuse("access is made of the letters r, w and m"))?,
         };

@@ -136,6 +136,18 @@ fn a_part_of_a_wider_rule_is_refused_on_v1_with_both_rules_named() {
 }
 
 #[test]
+fn the_letter_a_denies_and_allows_nothing() {
+    let rule = |allow: bool| {
+        let text =
+            format!(r#"[{{"allow":{allow},"type":"c","major":1,"minor":11,"access":"rwa"}}]"#);
+        parse(&from_json(&text))
+    };
+    let denied = rule(false).expect("a rule that denies");
+    assert_eq!(denied[0].access, Access::ALL);
+    assert!(rule(true).is_err());
+}
+
+#[test]
 fn odd_rules_are_refused_by_field() {
     for bad in [
         r#"[{"allow":true,"type":"p","access":"r"}]"#,
