@@ -48,6 +48,7 @@ impl Bundle {
         let mut spec: Spec = parse(&text).map_err(Error::file("understand", &file))?;
         check(&spec)?;
         forget_unset_pids(&mut spec, &text);
+        forget_empty_paths(&mut spec);
         let root = spec.root().as_ref().map(|root| path.join(root.path()));
         let rootfs = root.ok_or_else(|| Error::bundle("root must be specified"))?;
         // As the mounts spell it: some are sources inside of it.
@@ -245,6 +246,21 @@ fn forget_unset_pids(spec: &mut Spec, text: &[u8]) {
             .is_none_or(Value::is_null)
         {
             resources.set_pids(None);
+        }
+    }
+}
+
+/// A namespace with an empty path is a new one, as it is without.
+fn forget_empty_paths(spec: &mut Spec) {
+    let linux = spec.linux_mut().as_mut();
+    let namespaces = linux.and_then(|linux| linux.namespaces_mut().as_mut());
+    for namespace in namespaces.into_iter().flatten() {
+        if namespace
+            .path()
+            .as_ref()
+            .is_some_and(|path| path.as_os_str().is_empty())
+        {
+            namespace.set_path(None);
         }
     }
 }
