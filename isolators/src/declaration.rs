@@ -69,7 +69,7 @@ impl fmt::Display for ContainerId {
 /// A text that cannot be a container id.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "{0:?} is not a container id: use 1 to 230 of A-Z a-z 0-9 _ + . - and do not start with a dot or a dash"
+    "invalid character, length or start of the container ID {0:?}: use 1 to 230 of A-Z a-z 0-9 _ + . - and do not start with a dot or a dash"
 )]
 pub struct InvalidContainerId(pub String);
 
