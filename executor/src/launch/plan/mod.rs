@@ -13,7 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::launch_info::SeccompFilter;
 use tepui_isolators::linux::seccomp::missing_calls;
@@ -167,6 +168,11 @@ pub fn steps(
     if let Stdio::Descriptors(descriptors) = handover.stdio {
         for (from, number) in descriptors.into_iter().zip(0..) {
             let from = without_host_null(from)?;
+            if is_pipe(&from)
+                && let Some((uid, gid)) = ground.outside(uid, user.gid())?
+            {
+                give(&from, uid, gid)?;
+            }
             steps.push(Step::Stdio { from, number });
         }
     }
@@ -357,6 +363,26 @@ fn without_host_null(descriptor: OwnedFd) -> Result<OwnedFd> {
     let tree = null_device()?;
     let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
     rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+}
+
+/// Whether a descriptor is a pipe without a name, which only those know who have it.
+fn is_pipe(descriptor: &OwnedFd) -> bool {
+    const PIPEFS: u64 = 0x5049_5045;
+    let status = rustix::fs::fstatfs(descriptor);
+    status.is_ok_and(|status| status.f_type as u64 == PIPEFS)
+}
+
+/// The user must be able to open `/dev/stdout`, as images do whose log files are links to it: a pipe is its maker's.
+fn give(pipe: &OwnedFd, uid: u32, gid: u32) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    match rustix::fs::fchown(pipe, Some(uid), Some(gid)) {
+        // Its maker has no id in our own user namespace.
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(errno) => Err(Error::Open {
+            path: format!("/proc/self/fd/{} for its user", pipe.as_raw_fd()).into(),
+            source: errno.into(),
+        }),
+    }
 }
 
 /// Who may find the session keyring beside those who have it, so that a process that enters later can join it: in a

@@ -354,6 +354,17 @@ impl Ground {
         }
     }
 
+    /// Who a user and a group of the container are here; `None` for who is nobody, or where we may not act for others.
+    pub(super) fn outside(&self, uid: u32, gid: u32) -> Result<Option<(u32, u32)>> {
+        if !is_privileged() {
+            return Ok(None);
+        }
+        Ok(match self.id_maps()? {
+            None => Some((uid, gid)),
+            Some(maps) => maps.user(uid).zip(maps.group(gid)),
+        })
+    }
+
     fn id_map(&self, map: Option<MountIdMap>) -> Result<Option<(OwnedFd, bool)>> {
         let Some(MountIdMap { maps, recursive }) = map else {
             return Ok(None);
