@@ -65,6 +65,7 @@ impl Record {
             Self::Ready => "ready",
             Self::Reached(Point::IdMaps) => "id maps",
             Self::Reached(Point::Mounted) => "mounted",
+            Self::Reached(Point::TimeOffsets) => "time offsets",
             Self::Terminal => "terminal",
             Self::HookFailed { .. } => "hook failed",
             Self::Listener(_) => "listener",
