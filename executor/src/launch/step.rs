@@ -41,6 +41,9 @@ pub enum Step {
     Dumpable(bool),
     /// rt_sigaction(2): these signals are ignored by us and shall not be by the workload (bit n-1 is signal n).
     DefaultSignals(u64),
+    /// rt_sigaction(2): the signals that ask a program to end do so while it waits for its start, also the first of a pid
+    /// namespace, which the kernel spares otherwise.
+    EndOnSignals,
     /// umask(2) of the workload.
     FileModeMask(u32),
     /// setsid(2): no terminal of ours.
@@ -364,6 +367,7 @@ impl fmt::Display for Step {
             Self::Terminal { .. } => f.write_str("open a terminal of the container"),
             Self::NotDumpable | Self::Dumpable(_) => f.write_str("set PR_SET_DUMPABLE"),
             Self::DefaultSignals(_) => f.write_str("reset ignored signals"),
+            Self::EndOnSignals => f.write_str("handle signals"),
             Self::FileModeMask(mask) => write!(f, "set the umask {mask:03o}"),
             Self::NewSession => f.write_str("make a session"),
             Self::JoinCgroup { path, .. } => write!(f, "join cgroup {}", text(path)),

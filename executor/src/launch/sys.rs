@@ -414,6 +414,27 @@ pub fn default_signal(signal: i32) -> Result<()> {
     Ok(())
 }
 
+/// rt_sigaction(2): the signal ends this process, as it does without a handler, but also where it is the first of a pid
+/// namespace (pid_namespaces(7)). execve(2) puts the default back.
+pub fn end_on_signal(signal: i32) -> Result<()> {
+    const SA_RESTORER: u64 = 0x0400_0000;
+    extern "C" fn end(signal: i32) {
+        exit_now(128 + signal)
+    }
+    let handler = end as extern "C" fn(i32) as usize as u64;
+    // Some kernels want a place to return to, and the handler never returns.
+    let action = [handler, SA_RESTORER, handler, 0];
+    system_call!(
+        "32 bytes, as the kernel's struct sigaction; the handler is a function that touches nothing",
+        libc::SYS_rt_sigaction,
+        signal,
+        action.as_ptr(),
+        std::ptr::null::<u64>(),
+        size_of::<u64>()
+    )?;
+    Ok(())
+}
+
 /// close(2) of a descriptor that somebody else in this process still counts as his: only for a child that is about to
 /// execute.
 pub fn close_in_child(descriptor: BorrowedFd<'_>) -> Result<()> {

@@ -106,6 +106,9 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::DefaultSignals(mask) => (1..=64)
             .filter(|signal| mask & (1 << (signal - 1)) != 0)
             .try_for_each(sys::default_signal),
+        Step::EndOnSignals => [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]
+            .into_iter()
+            .try_for_each(sys::end_on_signal),
         Step::FileModeMask(mask) => {
             sys::set_umask(*mask);
             Ok(())

@@ -77,6 +77,8 @@ pub fn steps(
         Step::DefaultSignals(ignored_signals()?),
         Step::NewSession,
     ]);
+    // Our init takes over the blocked signals.
+    steps.extend((!init).then_some(Step::EndOnSignals));
     // Before anything is charged to the wrong cgroup.
     for directory in &info.cgroup_v1 {
         steps.push(join_cgroup(directory)?);
