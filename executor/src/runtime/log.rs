@@ -96,14 +96,17 @@ pub fn warning(message: impl Display) {
 /// Why the command failed: also to standard error, where the log is a file.
 pub fn failure(message: &str) {
     match LOG.get() {
-        Some(log) => {
-            log.write("error", message);
-            if log.file.is_some() {
-                eprintln!("{message}");
-            }
-        }
-        None => eprintln!("{message}"),
+        Some(log) if log.file.is_none() => log.write("error", message),
+        _ => failure_in_words(message, message),
     }
+}
+
+/// As [`failure`], in these words and no others on standard error.
+pub fn failure_in_words(message: &str, words: &str) {
+    if let Some(log) = LOG.get().filter(|log| log.file.is_some()) {
+        log.write("error", message);
+    }
+    eprintln!("{words}");
 }
 
 /// Takes what the libraries say.

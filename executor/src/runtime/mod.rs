@@ -78,11 +78,19 @@ pub fn main() -> ExitCode {
     };
     match (run_command(&line.globals, command), name) {
         (Err(error), Some(name)) => {
+            let program_failure = match error.downcast_ref() {
+                Some(error::Error::Execute(words)) => Some(words.clone()),
+                _ => None,
+            };
             let error = chain(error.as_ref());
-            log::failure(&match name {
-                "exec" => format!("exec failed: {error}"),
-                name => format!("{program} {name} failed: {error}"),
-            });
+            match (name, program_failure) {
+                ("exec", _) => log::failure(&format!("exec failed: {error}")),
+                // Whoever runs a program is told of it as by a shell.
+                ("run", Some(words)) => {
+                    log::failure_in_words(&format!("{program} run failed: {error}"), &words);
+                }
+                (name, _) => log::failure(&format!("{program} {name} failed: {error}")),
+            }
             ExitCode::from(status)
         }
         (result, _) => finish(result),
