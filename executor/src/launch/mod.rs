@@ -289,6 +289,24 @@ impl Waiting {
         }
     }
 
+    /// The steps that follow the word to start, in words, and the number of the first: whoever says the word later has
+    /// no plan to name them from.
+    pub fn last_steps(&self) -> (usize, Vec<String>) {
+        let wait = |step: &Step| matches!(step, Step::AwaitStart { .. });
+        let first = self
+            .steps
+            .iter()
+            .position(wait)
+            .map_or(0, |index| index + 1);
+        (
+            first + 1,
+            self.steps[first..]
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        )
+    }
+
     /// The container's process.
     pub fn process(&self) -> &Process {
         &self.process
@@ -378,7 +396,7 @@ impl Waiting {
 }
 
 /// A point where a test may want the launch to fail.
-fn at(point: &str) -> Result<()> {
+pub(crate) fn at(point: &str) -> Result<()> {
     fault::point(point).map_err(|source| Error::Channel {
         action: "go on with the launch",
         source,

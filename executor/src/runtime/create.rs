@@ -11,7 +11,7 @@ use super::arguments::{self, Create};
 use super::bundle::Bundle;
 use super::command_line::Globals;
 use super::error::{Error, Result};
-use super::store::{Entry, NewContainer, Store};
+use super::store::{Entry, LastSteps, NewContainer, Store};
 use super::{console, descriptors, home, hooks};
 use crate::launch::step::HookStep;
 use crate::launch::{self, Attendant, Handover, Process, Stdio, Terminal, Waiting, start};
@@ -142,6 +142,8 @@ impl Made {
         };
         tracing::debug!("nsexec container setup: namespaces, cgroups, mounts");
         let mut waiting = launch::prepare(&self.declaration, info, handover, &mut attendant)?;
+        let (first, steps) = waiting.last_steps();
+        self.entry.state.last_steps = LastSteps { first, steps };
         self.entry.set_process(waiting.process().host_pid)?;
         tracing::debug!(
             "child process in init(): pid {}",

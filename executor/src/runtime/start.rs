@@ -8,7 +8,7 @@ use super::command_line::Globals;
 use super::create::START_SOCKET;
 use super::error::{Error, Result};
 use super::hooks;
-use super::store::{Entry, Status, Store};
+use super::store::{Entry, LastSteps, Status, Store};
 use crate::launch;
 use crate::launch::start::{self, Started};
 use crate::report::chain;
@@ -83,10 +83,16 @@ fn await_outcome(entry: &Entry, connection: &OwnedFd) -> Result<()> {
                 return Err(launch::Error::hook(true, number, status).into());
             }
             Started::StepFailed(index, errno) => {
+                let LastSteps { first, steps } = &entry.state.last_steps;
+                let number = usize::from(index) + 1;
+                let step = number
+                    .checked_sub(*first)
+                    .and_then(|index| steps.get(index));
+                let unknown = || "carry out the last steps before the program".to_owned();
                 return Err(Error::Launch(launch::Error::Step {
-                    step: "carry out the last steps before the program".to_owned(),
-                    index: usize::from(index) + 1,
-                    count: usize::from(index) + 1,
+                    step: step.cloned().unwrap_or_else(unknown),
+                    index: number,
+                    count: (first + steps.len()).saturating_sub(1).max(number),
                     source: std::io::Error::from_raw_os_error(errno.into()),
                 }));
             }

@@ -82,6 +82,18 @@ pub struct State {
     /// Whether systemd made its cgroups.
     #[serde(default)]
     pub systemd_cgroup: bool,
+    /// What is left of the launch for `start`.
+    #[serde(default)]
+    pub last_steps: LastSteps,
+}
+
+/// The steps of a launch that follow the word to start: `start` has no plan to name them from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LastSteps {
+    /// The number of the first one, from 1.
+    pub first: usize,
+    /// All of them in words.
+    pub steps: Vec<String>,
 }
 
 impl State {
@@ -106,6 +118,7 @@ impl State {
             owner: "caller".into(),
             no_new_keyring: new.no_new_keyring,
             systemd_cgroup: new.systemd_cgroup,
+            last_steps: LastSteps::default(),
         })
     }
 
@@ -124,6 +137,7 @@ impl State {
                 owner: "caller".into(),
                 no_new_keyring: false,
                 systemd_cgroup: false,
+                last_steps: LastSteps::default(),
             })
         })
     }

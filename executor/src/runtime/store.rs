@@ -24,7 +24,7 @@ use super::files::{
     write,
 };
 use super::lock;
-pub use super::state::{Identity, NewContainer, State, Status};
+pub use super::state::{Identity, LastSteps, NewContainer, State, Status};
 
 /// A state directory could not be made, read, changed or removed.
 #[derive(Debug, thiserror::Error)]
