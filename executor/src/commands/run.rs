@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tepui_isolators::{ContainerId, LimitEvent, cgroups};
+use tepui_isolators::{ContainerId, LimitEvent, cgroups, fault};
 use tepui_oci::{ImageReference, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -163,7 +163,9 @@ impl Run {
         // After the program executed itself again, so that it is said once.
         super::warn_of_what_is_left_out(&self.settings)?;
         release_orphans(&self.settings.state_dir);
+        fault::point("run: released orphans")?;
         let launcher = Launcher::start()?;
+        fault::point("run: started the launcher")?;
         let runtime = super::runtime()?;
         let store = Store::open(&self.settings.store_dir)?;
         let layers = store.writable_layers();
@@ -196,6 +198,7 @@ impl Run {
             sandbox: None,
         };
         containers.launch("run", request);
+        fault::point("run: asked")?;
 
         let mut stops = 0;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -203,13 +206,16 @@ impl Run {
         loop {
             tokio::select! {
                 (_, event) = containers.next_event() => match event {
-                    ContainerEvent::Running { .. } => {}
+                    ContainerEvent::Running { .. } => fault::point("run: running")?,
                     ContainerEvent::LaunchFailed { message } => {
                         eprintln!("tepui: {message}");
                         return Ok(containers.failure_status);
                     }
                     ContainerEvent::Aborted => return Ok(128 + libc::SIGTERM),
-                    ContainerEvent::Exited { status, limit } => return Ok(exit_status(status, limit)),
+                    ContainerEvent::Exited { status, limit } => {
+                        fault::point("run: ended")?;
+                        return Ok(exit_status(status, limit));
+                    }
                 },
                 _ = interrupt.recv() => stops += stop(&mut containers, stops, libc::SIGINT),
                 _ = terminate.recv() => stops += stop(&mut containers, stops, libc::SIGTERM),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
+use tepui_isolators::fault;
 use tokio::io::unix::AsyncFd;
 
 use super::protocol::{self, Launch, Request};
@@ -52,10 +53,12 @@ impl Launcher {
         let null = std::fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
         let arguments = StringArray::new(vec![PROGRAM_NAME.into()]);
         // Nothing of the executor's environment: it holds the agent's token.
-        let variable = std::env::var("TEPUI_LOG")
-            .ok()
-            .and_then(|v| CString::new(format!("TEPUI_LOG={v}")).ok());
-        let environment = StringArray::new(variable.into_iter().collect());
+        let variables = ["TEPUI_LOG"].into_iter().chain(fault::variable());
+        let variables = variables.filter_map(|name| {
+            let value = std::env::var(name).ok()?;
+            CString::new(format!("{name}={value}")).ok()
+        });
+        let environment = StringArray::new(variables.collect());
         let flags = libc::CLONE_NEWPID as u64;
         match sys::clone_process(flags, None).map_err(|errno| failed("clone")(errno.into()))? {
             sys::Cloned::Parent { pidfd } => {

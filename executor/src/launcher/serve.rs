@@ -171,6 +171,7 @@ impl Server {
             // On failure the process ends with what holds it.
             self.poll(number, &process, &watches)
                 .map_err(|source| LaunchError::Poll { source })?;
+            launch::at("polled")?;
             Ok((process, watches))
         });
         match started {
@@ -202,6 +203,7 @@ impl Server {
         directory: &mut StateDirectory,
         stdio: [OwnedFd; 3],
     ) -> Result<(Process, Vec<Box<dyn Watch>>), LaunchError> {
+        launch::at("entered")?;
         let init = match declaration.init {
             true => Some(self.init()?),
             false => None,
@@ -222,7 +224,10 @@ impl Server {
         let waiting = launch::prepare(declaration, info, handover, &mut Patient)?;
         // Before the workload runs: a crash from here on finds the process by its name.
         directory.set_running(waiting.process().host_pid)?;
-        Ok((waiting.start(&mut Patient)?, watches))
+        launch::at("written down")?;
+        let process = waiting.start(&mut Patient)?;
+        launch::at("started")?;
+        Ok((process, watches))
     }
 
     fn init(&mut self) -> Result<OwnedFd, LaunchError> {
