@@ -54,7 +54,22 @@ pub fn undefended_runtime() -> PathBuf {
     path
 }
 
-const UNDEFENDED_BUILD: &str = "scripts/cargo build -p tepui --features undefended --bin tepui-runtime --target-dir target/undefended";
+/// `tepui` of the same build, beside it.
+///
+/// # Panics
+/// As [`undefended_runtime`].
+pub fn undefended_tepui() -> PathBuf {
+    let path = undefended_runtime().with_file_name("tepui");
+    assert!(
+        path.is_file(),
+        "there is no {}: build it with `{UNDEFENDED_BUILD}`",
+        path.display()
+    );
+    path
+}
+
+const UNDEFENDED_BUILD: &str =
+    "scripts/cargo build -p tepui --features undefended --bins --target-dir target/undefended";
 
 /// The top of the workspace.
 pub fn workspace() -> &'static Path {

@@ -117,6 +117,9 @@ impl<'a> Bundle<'a> {
         for directory in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
             fs::create_dir_all(self.rootfs(directory)).expect("a directory of the bundle");
         }
+        if self.rootfs("bin/busybox").exists() {
+            return;
+        }
         fs::copy(BUSYBOX, self.rootfs("bin/busybox")).expect("/bin/busybox of busybox-static");
         let list = Command::new(BUSYBOX).arg("--list").output();
         let list = list.expect("busybox lists its commands").stdout;
@@ -204,6 +207,13 @@ impl<'a> Bundle<'a> {
         namespaces
             .expect("a list")
             .retain(|namespace| namespace["type"] != kind);
+        self
+    }
+
+    /// Adds a new namespace.
+    pub fn and_namespace(mut self, kind: &str) -> Self {
+        let namespaces = self.config["linux"]["namespaces"].as_array_mut();
+        namespaces.expect("a list").push(json!({ "type": kind }));
         self
     }
 

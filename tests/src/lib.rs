@@ -7,6 +7,7 @@ pub mod attack;
 pub mod binary;
 pub mod bundle;
 pub mod cluster;
+pub mod faults;
 pub mod ground;
 pub mod host;
 pub mod image;
