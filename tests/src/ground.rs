@@ -1,8 +1,8 @@
 //! The ground that one test stands on: a directory, a cgroup parent and a name of its own, and the proof at the end
 //! that nothing of it is left.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -26,7 +26,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(2);
 pub struct Ground {
     name: String,
     directory: PathBuf,
-    namespaces: Mutex<BTreeSet<String>>,
+    /// Open, so that their numbers are not given to others' namespaces before we looked.
+    namespaces: Mutex<BTreeMap<String, File>>,
 }
 
 /// A container of a test, from its `state.json`.
@@ -163,7 +164,15 @@ impl Ground {
     /// From now on, no process may be left in a namespace of this one's at the end.
     pub fn remember_namespaces(&self, pid: i32) {
         let mut namespaces = self.namespaces.lock().expect("no test panics holding it");
-        namespaces.extend(host::namespaces(pid));
+        for name in host::namespaces(pid) {
+            let kind = name.split(':').next().unwrap_or_default();
+            // That of mounts would keep them all.
+            if kind != "mnt"
+                && let Ok(file) = File::open(format!("/proc/{pid}/ns/{kind}"))
+            {
+                namespaces.insert(name, file);
+            }
+        }
     }
 
     /// The processes of this test.
@@ -193,10 +202,8 @@ impl Ground {
         let processes = host::processes();
         let namespaces = self.namespaces.lock().expect("no test panics holding it");
         for process in processes {
-            let shared: Vec<_> = host::namespaces(process.pid)
-                .intersection(&namespaces)
-                .cloned()
-                .collect();
+            let mut shared = host::namespaces(process.pid);
+            shared.retain(|name| namespaces.contains_key(name));
             if process.carries(&self.name) || !shared.is_empty() {
                 left.push(format!(
                     "process {} {:?} {shared:?}",
@@ -230,6 +237,8 @@ impl Ground {
             "left behind:\n{}",
             self.leftovers().join("\n")
         );
+        let mut namespaces = self.namespaces.lock().expect("no test panics holding it");
+        namespaces.clear();
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread::JoinHandle;
 
+use crate::{Bundle, Ground, Runtime, requires};
 use serde_json::{Value, json};
-use tepui_tests::{Bundle, Ground, Runtime, requires};
 
 /// The id of every container.
 pub const ID: &str = "c";

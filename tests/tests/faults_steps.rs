@@ -1,7 +1,5 @@
 //! Every step of every kind of plan fails once: each time there is one clear error, and nothing of the container is left.
 
-mod bundles;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -9,7 +7,7 @@ use tepui_tests::faults::{self, List, only_line};
 use tepui_tests::output::{self, Finished};
 use tepui_tests::{Ground, Image, binary, requires};
 
-use bundles::{ID, rich};
+use tepui_tests::faults::bundles::{self, ID, rich};
 
 /// A way to start a process: it takes a fault and returns how the command ended in which it happened.
 type Way<'a> = dyn Fn(&Ground, &str) -> Finished + 'a;
@@ -204,8 +202,8 @@ fn together_the_plans_have_every_kind_of_step() {
         seen.extend(list.steps.into_iter().map(|step| step.debug + "\n"));
         ground.assert_clean();
     }
-    let step = include_str!("../../../executor/src/launch/step.rs");
-    let attribute = include_str!("../../../isolators/src/attribute.rs");
+    let step = include_str!("../../executor/src/launch/step.rs");
+    let attribute = include_str!("../../isolators/src/attribute.rs");
     let starts_with = |name: &str| {
         seen.lines().any(|line| {
             line.strip_prefix(name)

@@ -3,6 +3,8 @@
 //! What can go wrong is not written down here: a run without a fault lists the steps of its plans and the points that it
 //! passes, and each of these is then made to fail.
 
+pub mod bundles;
+
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +15,8 @@ use std::time::Duration;
 use crate::output::{Finished, finish_into_files};
 use crate::{Ground, wait};
 
-const VARIABLE: &str = "TEPUI_FAULT";
+/// The variable.
+pub const VARIABLE: &str = "TEPUI_FAULT";
 
 /// How long one command may take on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(20);
