@@ -5,11 +5,36 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::launch_info::CapabilitySets;
 use crate::live::{LiveMount, Target};
+
+/// Room for most files of the kernel.
+const ROOM: usize = 8 << 10;
+
+/// Reads all of a file of the kernel. Its size is not known before, so asking for it would be in vain: with room enough
+/// it takes one read(2), and one that finds the end.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(ROOM);
+    fs::File::open(path)?
+        .take(u64::MAX)
+        .read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// The same as text.
+///
+/// # Errors
+/// When it cannot be read or is not UTF-8.
+pub fn whole_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(whole(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
 
 /// Reads `/proc/PID/<name>`.
 ///
@@ -17,7 +42,7 @@ use crate::live::{LiveMount, Target};
 /// When the process is gone or may not be looked at.
 pub fn read(target: &Target, name: &str) -> Result<String> {
     // Host names, mount points and command names may hold any byte.
-    let bytes = fs::read(target.proc_path(name)).map_err(|source| unseen(target, name, source))?;
+    let bytes = whole(&target.proc_path(name)).map_err(|source| unseen(target, name, source))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -108,7 +133,7 @@ pub fn threads(target: &Target) -> Result<Vec<ThreadStatus>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(&directory).map_err(seen)? {
         let status = entry.map_err(seen)?.path().join("status");
-        match fs::read(&status) {
+        match whole(&status) {
             Ok(bytes) => {
                 let parsed = ThreadStatus::parse(&String::from_utf8_lossy(&bytes));
                 threads.push(parsed.map_err(|source| unseen(target, "status", source))?);
@@ -122,6 +147,16 @@ pub fn threads(target: &Target) -> Result<Vec<ThreadStatus>> {
         return Err(seen(io::Error::from_raw_os_error(libc::ESRCH)));
     }
     Ok(threads)
+}
+
+/// The status of the calling thread, which is what a process that it clones starts from.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn own_thread() -> Result<ThreadStatus> {
+    let path = Path::new("/proc/thread-self/status");
+    let status = whole(path).and_then(|text| ThreadStatus::parse(&String::from_utf8_lossy(&text)));
+    status.map_err(|source| Error::file("read", path, source))
 }
 
 /// Whether an error of a `/proc/PID` file means that the process or thread ended.

@@ -113,8 +113,8 @@ impl Declared {
 
     fn write_v1(&self, directory: &Directory) -> Result<()> {
         let has_weights = self.weight.is_some() || !self.weights.is_empty();
-        let file = WEIGHT_V1.into_iter().find(|file| directory.has(file));
-        match file {
+        let mut files = WEIGHT_V1.into_iter().filter(|_| has_weights);
+        match files.find(|file| directory.has(file)) {
             Some(file) => {
                 if let Some(weight) = self.weight {
                     directory.write(file, &weight.to_string())?;
@@ -149,8 +149,8 @@ impl Declared {
             return Err(no_leaves());
         }
         let has_weights = self.weight.is_some() || !self.weights.is_empty();
-        let file = WEIGHT_V2.into_iter().find(|file| directory.has(file));
-        match file {
+        let mut files = WEIGHT_V2.into_iter().filter(|_| has_weights);
+        match files.find(|file| directory.has(file)) {
             Some(file) => {
                 if let Some(weight) = self.weight {
                     directory.write(file, &weight_in(file, weight).to_string())?;

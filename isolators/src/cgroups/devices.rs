@@ -54,10 +54,9 @@ fn write_v1(directory: &Directory, rules: &[Rule]) -> Result<()> {
     };
     // Sets the default and forgets all exceptions.
     directory.write(first, "a")?;
-    for (devices, access) in &table.exceptions {
-        directory.write(file, &format!("{devices} {access}"))?;
-    }
-    Ok(())
+    let exceptions = table.exceptions.iter();
+    let exceptions = exceptions.map(|(devices, access)| format!("{devices} {access}"));
+    directory.write_each(file, &exceptions.collect::<Vec<_>>())
 }
 
 fn attach_v2(directory: &Directory, rules: &[Rule]) -> Result<()> {

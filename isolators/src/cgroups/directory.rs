@@ -17,6 +17,7 @@ use super::hierarchy::{Hierarchies, Hierarchy, Version};
 use super::members::signal_members;
 use crate::declaration::{CgroupPlacement, ContainerId};
 use crate::error::{Error, Result};
+use crate::observe::whole_text;
 
 /// How long a removal waits for killed processes to go.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
@@ -245,6 +246,24 @@ impl Directory {
         write(&self.path, file, value)
     }
 
+    /// Writes several values to one file, each with a write(2) of its own.
+    ///
+    /// # Errors
+    /// When the file does not exist or the kernel refuses a value.
+    pub fn write_each(&self, file: &str, values: &[String]) -> Result<()> {
+        let Some(first) = values.first() else {
+            return Ok(());
+        };
+        let path = self.path.join(file);
+        let failed = |value: &str, error| Error::file(format!("write {value:?} to"), &path, error);
+        let opened = OpenOptions::new().write(true).open(&path);
+        let mut opened = opened.map_err(|error| failed(first, error))?;
+        values.iter().try_for_each(|value| {
+            let written = opened.write_all(value.as_bytes());
+            written.map_err(|error| failed(value, error))
+        })
+    }
+
     /// Whether the directory has this file.
     pub fn has(&self, file: &str) -> bool {
         self.path.join(file).exists()
@@ -275,10 +294,11 @@ impl Directory {
             self.kill(id, placement)?;
             self.wait_until_empty()?;
         }
-        let mut parent = self.path.parent();
-        while let Some(directory) = parent.filter(|directory| was_made_here(directory)) {
-            remove_if_empty(directory)?;
-            parent = directory.parent().filter(|_| !directory.exists());
+        let root = self.hierarchy.mount_point.as_path();
+        for parent in self.path.ancestors().skip(1) {
+            if parent == root || !was_made_here(parent) || !remove_if_empty(parent)? {
+                break;
+            }
         }
         Ok(())
     }
@@ -382,7 +402,7 @@ pub(super) fn write(directory: &Path, file: &str, value: &str) -> Result<()> {
 /// Reads a file of a cgroup without its last newline.
 pub(super) fn read(directory: &Path, file: &str) -> Result<String> {
     let path = directory.join(file);
-    match fs::read_to_string(&path) {
+    match whole_text(&path) {
         Ok(text) => Ok(text.trim_end().to_owned()),
         Err(error) => Err(Error::file("read", path, error)),
     }
@@ -434,6 +454,14 @@ pub(super) fn tree(top: &Path) -> Result<Vec<PathBuf>> {
 
 /// Removes a cgroup and all below it. `false`: something in it is still in use.
 fn remove_tree(top: &Path) -> Result<bool> {
+    // Few workloads make cgroups of their own; only then is it worth a look what is in there.
+    match fs::remove_dir(top) {
+        Err(error) if is_in_use(&error) => {}
+        Err(error) if !is_gone(&error) => {
+            return Err(Error::file("remove the cgroup", top, error));
+        }
+        _ => return Ok(true),
+    }
     for directory in tree(top)?.iter().rev() {
         match fs::remove_dir(directory) {
             Ok(()) => {}
@@ -450,13 +478,13 @@ fn was_made_here(directory: &Path) -> bool {
     rustix::fs::getxattr(directory, MADE_HERE, &mut value).is_ok()
 }
 
-/// Removes a parent directory unless another container is in it.
-fn remove_if_empty(parent: &Path) -> Result<()> {
+/// Removes a parent directory unless another container is in it; whether it is gone.
+fn remove_if_empty(parent: &Path) -> Result<bool> {
     match fs::remove_dir(parent) {
-        Err(error) if !is_gone(&error) && !is_in_use(&error) => {
-            Err(Error::file("remove the empty cgroup", parent, error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(true),
+        Err(error) if is_in_use(&error) => Ok(false),
+        Err(error) => Err(Error::file("remove the empty cgroup", parent, error)),
     }
 }
 

@@ -4,11 +4,11 @@
 //! version 2 has one for all, a hybrid host has both. Nothing is assumed about `/sys/fs/cgroup`: the mounts stand in
 //! /proc/self/mountinfo, the grouping of the controllers in /proc/self/cgroup.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
+use crate::observe::whole_text;
 
 /// The interface of a hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,7 +233,7 @@ fn unescape(text: &str) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::file("read", path, error))
+    whole_text(path).map_err(|error| Error::file("read", path, error))
 }
 
 #[cfg(test)]

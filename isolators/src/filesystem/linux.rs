@@ -11,6 +11,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use super::mounts::{self, Declared};
 use super::{cgroup, compare, devices, look, writable};
 use crate::cgroups::directory::Directory;
+use crate::cgroups::hierarchy::Hierarchies;
 use crate::declaration::{ContainerId, Declaration, RootFilesystem};
 use crate::error::{Error, Result};
 use crate::isolator::Isolator;
@@ -183,10 +184,13 @@ fn warn_of_relative_targets(declaration: &Declaration) {
 fn host_mounts() -> Result<Vec<crate::live::LiveMount>> {
     let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
     let table = observe::mounts(&own)?.into_iter().map(|info| info.mount);
+    let reached = Hierarchies::of_this_host()?.all();
     // A mount that another one covers is in the table but cannot be reached.
     let is_covered = |mount: &crate::live::LiveMount| {
+        let target = Path::new(&mount.target);
         mount.fstype.starts_with("cgroup")
-            && !Path::new(&mount.target).join("cgroup.procs").exists()
+            && !reached.iter().any(|known| known.mount_point == target)
+            && !target.join("cgroup.procs").exists()
     };
     Ok(table.filter(|mount| !is_covered(mount)).collect())
 }

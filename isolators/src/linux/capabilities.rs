@@ -49,8 +49,7 @@ impl Isolator for Capabilities {
                 ..Default::default()
             });
         }
-        let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
-        let own = union(&observe::threads(&own)?);
+        let own = observe::own_thread()?.capabilities;
         let held = own.permitted & own.bounding;
         let dropped = declared.bounding & !own.bounding;
         if dropped != 0 {

@@ -4,15 +4,18 @@
 //! of the three.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use oci_spec::runtime::PosixRlimit;
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::declaration::{ContainerId, Declaration};
 use crate::error::{Error, Result};
 use crate::isolator::Isolator;
 use crate::launch_info::{ContainerLaunchInfo, Rlimit};
 use crate::live::{Finding, Live, Target, Verdict};
-use crate::observe::{self, ThreadStatus};
+use crate::observe;
 
 /// `posix/rlimits`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,8 +62,25 @@ pub fn check_type(name: &str) -> Result<()> {
     }
 }
 
-/// CAP_SYS_RESOURCE, capabilities(7).
-const SYS_RESOURCE: u64 = 1 << 24;
+/// The same for getrlimit(2).
+const BY_NUMBER: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
 
 /// What the kernel lets this process set.
 struct Ceiling {
@@ -73,27 +93,34 @@ struct Ceiling {
 }
 
 impl Ceiling {
-    fn of_this_process() -> Result<Self> {
-        let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
-        let limits = observed(&own)?;
+    /// As far as it concerns these limits.
+    fn of_this_process(declared: &[PosixRlimit]) -> Result<Self> {
+        let is_declared = |name: &str| declared.iter().any(|limit| limit.typ().to_string() == name);
         let mut hard = [u64::MAX; 16];
-        for (slot, (name, _)) in hard.iter_mut().zip(RESOURCES) {
-            *slot = limits.get(name).map_or(u64::MAX, |(_, hard)| *hard);
+        for ((slot, (name, _)), resource) in hard.iter_mut().zip(RESOURCES).zip(BY_NUMBER) {
+            if is_declared(name) {
+                *slot = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+            }
         }
-        let status = observe::read(&own, "status")?;
-        let status = ThreadStatus::parse(&status)
-            .map_err(|source| observe::unseen(&own, "status", source))?;
-        let path = "/proc/sys/fs/nr_open";
-        let nr_open =
-            std::fs::read_to_string(path).map_err(|source| Error::file("read", path, source))?;
+        let capabilities = capabilities(None)
+            .map_err(|errno| Error::file("read the capabilities of", "tepui itself", errno))?;
         Ok(Self {
             hard,
-            may_raise: status.capabilities.effective & SYS_RESOURCE != 0,
-            nr_open: nr_open.trim().parse().map_err(|_| {
-                Error::file("find a number in", path, std::io::ErrorKind::InvalidData)
-            })?,
+            may_raise: capabilities.effective.contains(CapabilitySet::SYS_RESOURCE),
+            nr_open: match is_declared(RESOURCES[NOFILE as usize].0) {
+                true => nr_open()?,
+                false => u64::MAX,
+            },
         })
     }
+}
+
+/// What no limit of descriptors exceeds.
+fn nr_open() -> Result<u64> {
+    let path = Path::new("/proc/sys/fs/nr_open");
+    let text = observe::whole_text(path).map_err(|source| Error::file("read", path, source))?;
+    let number = text.trim().parse();
+    number.map_err(|_| Error::file("find a number in", path, std::io::ErrorKind::InvalidData))
 }
 
 impl Isolator for Rlimits {
@@ -107,7 +134,7 @@ impl Isolator for Rlimits {
             return Ok(ContainerLaunchInfo::default());
         }
         Ok(ContainerLaunchInfo {
-            rlimits: check(declared, &Ceiling::of_this_process()?)?,
+            rlimits: check(declared, &Ceiling::of_this_process(declared)?)?,
             ..Default::default()
         })
     }
