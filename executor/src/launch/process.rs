@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{WaitId, WaitIdOptions};
+use tepui_isolators::observe::whole_text;
 
 use super::report::Record;
 use super::sys;
@@ -191,7 +193,8 @@ impl Process {
 /// The pid that the mounted /proc shows for a process descriptor: the launcher has a pid namespace of its own and knows
 /// its children by other numbers (pidfd's fdinfo, Linux 5.4).
 pub(super) fn host_pid(pidfd: &OwnedFd) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = whole_text(Path::new(&path))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
     // -1 or 0: it is gone, or not in the namespace of this /proc.
     let pid = line

@@ -102,6 +102,17 @@ pub enum Step {
     EnterRoot(CString),
     /// One mount inside the new root.
     Mount(MountStep),
+    /// chdir(2) into a mount that we have made and filled, up to [`Step::EnterRoot`].
+    EnterMount(CString),
+    /// mount(2) on a directory that we have made in there: its name is all it takes.
+    MountHere {
+        /// Its absolute path in the container, for the wording.
+        target: CString,
+        /// Its name.
+        name: CString,
+        /// What is mounted.
+        file_system: Whole,
+    },
     /// One device node inside the new root.
     Device(DeviceStep),
     /// A symbolic link inside the new root.
@@ -158,8 +169,8 @@ pub enum Step {
     ResourceLimit(Rlimit),
     /// seccomp(2).
     Seccomp(SeccompFilter),
-    /// Drops capabilities from the bounding set.
-    BoundingSet(CapabilitySets),
+    /// Drops these capabilities (as bits) from the bounding set.
+    BoundingSet(u64),
     /// Supplementary groups, group and user.
     Ids(Ids),
     /// The other four capability sets.
@@ -208,6 +219,8 @@ pub struct MountStep {
     pub may_cover_kernel: bool,
     /// Whether a missing target is made; the host's file system is not ours to add to.
     pub create: bool,
+    /// The directories in its root, when it is a tree that we have filled.
+    pub filled_with: Vec<CString>,
 }
 
 /// What a missing mount target becomes.
@@ -248,17 +261,21 @@ pub enum MountSource {
         /// Whether it starts with a copy of what it covers.
         copy_up: bool,
     },
-    /// A new file system with an option too long for fsconfig(2), by mount(2).
-    Whole {
-        /// File system type.
-        fstype: CString,
-        /// Its source in the mount table.
-        source: CString,
-        /// All options.
-        options: CString,
-        /// `MS_*` flags.
-        flags: u64,
-    },
+    /// A new file system by mount(2).
+    Whole(Whole),
+}
+
+/// A new file system that one call makes and mounts; also the way for an option too long for fsconfig(2).
+#[derive(Debug)]
+pub struct Whole {
+    /// File system type.
+    pub fstype: CString,
+    /// Its source in the mount table.
+    pub source: CString,
+    /// All options.
+    pub options: CString,
+    /// `MS_*` flags.
+    pub flags: u64,
 }
 
 /// A tree of mounts.
@@ -392,10 +409,18 @@ impl fmt::Display for Step {
                 };
                 let what = match &mount.source {
                     MountSource::Tree { name, .. } => name,
-                    MountSource::New { fstype, .. } | MountSource::Whole { fstype, .. } => fstype,
+                    MountSource::New { fstype, .. } | MountSource::Whole(Whole { fstype, .. }) => {
+                        fstype
+                    }
                 };
                 write!(f, "mount {} on {}{rule}", text(what), text(&mount.target))
             }
+            Self::EnterMount(path) => write!(f, "enter the mount on {}", text(path)),
+            Self::MountHere {
+                target,
+                file_system,
+                ..
+            } => write!(f, "mount {} on {}", text(&file_system.fstype), text(target)),
             Self::Device(device) => write!(f, "make the device {}", text(&device.path)),
             Self::Link { path, to, .. } => write!(f, "link {} to {}", text(path), text(to)),
             Self::ReadonlyMount(path) => write!(f, "make the mount on {} read-only", text(path)),

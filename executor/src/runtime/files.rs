@@ -1,5 +1,6 @@
 //! Files and directories of the store, made and removed so that nobody sees half of one.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(super) fn file_error<E: Into<io::Error>>(
 
 /// Takes a directory out of the way at once, then removes it.
 pub(super) fn remove_by_rename(root: &Path, directory: &Path) -> Result<()> {
-    let unfinished = unfinished_in(root)?;
+    let unfinished = unfinished_in(root);
     match std::fs::rename(directory, &unfinished) {
         Ok(()) => remove_directory(&unfinished),
         Err(error) if is_absent(&error) => Ok(()),
@@ -36,13 +37,10 @@ pub(super) fn remove_by_rename(root: &Path, directory: &Path) -> Result<()> {
 }
 
 /// A name that nobody has.
-pub(super) fn unfinished_in(root: &Path) -> Result<PathBuf> {
-    let mut random = [0u8; 8];
-    getrandom::fill(&mut random)
-        .map_err(|error| io::Error::other(error.to_string()))
-        .map_err(file_error("name a directory in", root))?;
-    let name = format!("{UNFINISHED}{:016x}", u64::from_ne_bytes(random));
-    Ok(root.join(name))
+pub(super) fn unfinished_in(root: &Path) -> PathBuf {
+    // The keys of a hash map are random and cost nothing more. Whoever takes the name finds out that it is taken.
+    let random = RandomState::new().hash_one(root);
+    root.join(format!("{UNFINISHED}{random:016x}"))
 }
 
 /// Whether a directory without its name has been left: nobody makes or removes one for so long.
@@ -77,6 +75,13 @@ pub(super) fn replace(directory: &Path, name: &str, content: &impl serde::Serial
 }
 
 pub(super) fn remove_directory(path: &Path) -> Result<()> {
+    // What is in one of ours mostly; only where there is more has it to be listed.
+    for name in ["lock", "state.json", "declaration.json"] {
+        let _ = std::fs::remove_file(path.join(name));
+    }
+    if std::fs::remove_dir(path).is_ok() {
+        return Ok(());
+    }
     match std::fs::remove_dir_all(path) {
         Err(error) if !is_absent(&error) => Err(file_error("remove", path)(error)),
         _ => Ok(()),

@@ -39,6 +39,13 @@ pub(super) fn lock(directory: &Path, id: &ContainerId) -> Result<OwnedFd> {
 
 /// The lock, if nobody has it and the directory still has its name.
 pub(super) fn try_lock(directory: &Path) -> Result<Option<OwnedFd>> {
+    let lock = lock_new(directory)?;
+    // It may have been removed while we waited, and another may have the same name now.
+    Ok(lock.filter(|lock| is_still(lock, &directory.join("lock"))))
+}
+
+/// The lock of a directory that nobody removes meanwhile, if nobody has it.
+pub(super) fn lock_new(directory: &Path) -> Result<Option<OwnedFd>> {
     let path = directory.join("lock");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock = match rustix::fs::openat(CWD, &path, flags, Mode::from_raw_mode(0o600)) {
@@ -47,9 +54,8 @@ pub(super) fn try_lock(directory: &Path) -> Result<Option<OwnedFd>> {
         Err(errno) => return Err(file_error("open", &path)(errno)),
     };
     match rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        // It may have been removed while we waited, and another may have the same name now.
-        Ok(()) if is_still(&lock, &path) => Ok(Some(lock)),
-        Ok(()) | Err(Errno::WOULDBLOCK | Errno::ACCESS) => Ok(None),
+        Ok(()) => Ok(Some(lock)),
+        Err(Errno::WOULDBLOCK | Errno::ACCESS) => Ok(None),
         Err(errno) => Err(file_error("lock", &path)(errno)),
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -224,9 +225,14 @@ fn parse_stat(text: &str) -> Option<(bool, u64)> {
     Some((is_alive, fields.nth(18)?.parse().ok()?))
 }
 
+/// It does not change while we live.
 fn boot_id() -> io::Result<String> {
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
     let text = read_short("/proc/sys/kernel/random/boot_id")?;
-    Ok(text.trim_end().to_owned())
+    Ok(KNOWN.get_or_init(|| text.trim_end().to_owned()).clone())
 }
 
 /// A file of `/proc` that one read(2) returns whole: `std` would begin with 32 bytes, as such files have no size.

@@ -85,7 +85,7 @@ impl Store {
             .create(&self.root)
             .map_err(file_error("make", &self.root))?;
         builder.mode(0o700);
-        let unfinished = unfinished_in(&self.root)?;
+        let unfinished = unfinished_in(&self.root);
         builder
             .recursive(false)
             .create(&unfinished)
@@ -100,7 +100,7 @@ impl Store {
     fn fill(&self, unfinished: &Path, id: &ContainerId, new: &NewContainer) -> Result<Entry> {
         let directory = self.root.join(id.as_str());
         let busy = || Error::Busy(id.clone());
-        let lock = lock::try_lock(unfinished)?.ok_or_else(busy)?;
+        let lock = lock::lock_new(unfinished)?.ok_or_else(busy)?;
         let state = State::new(id.clone(), new).map_err(file_error("describe", &directory))?;
         write(unfinished, "declaration.json", &new.declaration)?;
         write(unfinished, "state.json", &state)?;

@@ -18,6 +18,7 @@ mod terminal;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::fs::ResolveFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
@@ -141,6 +142,15 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::AttachRoot { tree, target, .. } => mount::attach_root(tree, target),
         Step::EnterRoot(path) => rustix::process::chdir(path.as_c_str()),
         Step::Mount(mount) => mount::mount_inside(mount),
+        Step::EnterMount(path) => {
+            let place = place::resolve(path, ResolveFlags::empty())?;
+            rustix::process::fchdir(&place)?;
+            place::leave_open(place);
+            Ok(())
+        }
+        Step::MountHere {
+            name, file_system, ..
+        } => mount::mount_on(name, file_system),
         Step::Device(one) => device::make(one),
         Step::Link { path, to, replace } => device::link(path, to, *replace),
         Step::ReadonlyMount(path) => mount::make_mount_readonly(path),
@@ -166,7 +176,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::SessionKeyring { name, permissions } => sys::join_keyring(name, *permissions),
         Step::ResourceLimit(limit) => sys::set_rlimit(limit),
         Step::Seccomp(filter) => seccomp::load(filter, context.socket),
-        Step::BoundingSet(sets) => drop_bounding_set(sets.bounding),
+        Step::BoundingSet(drop) => drop_bounding_set(*drop),
         Step::Ids(ids) => become_user(ids),
         Step::Capabilities(sets) => set_capabilities(sets),
         Step::FindProgram(candidates) => find_program(candidates),
@@ -203,9 +213,9 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
 }
 
 /// Capability numbers that this kernel knows end with the first EINVAL.
-fn drop_bounding_set(keep: u64) -> Result<(), Errno> {
+fn drop_bounding_set(drop: u64) -> Result<(), Errno> {
     for capability in 0..64u64 {
-        if keep & (1 << capability) != 0 {
+        if drop & (1 << capability) == 0 {
             continue;
         }
         match sys::process_control(libc::PR_CAPBSET_DROP, capability, 0) {
@@ -217,8 +227,10 @@ fn drop_bounding_set(keep: u64) -> Result<(), Errno> {
 }
 
 fn become_user(ids: &Ids) -> Result<(), Errno> {
-    // The permitted set must survive the change of the user; the sets are set right afterwards.
-    sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)?;
+    if ids.uid != 0 {
+        // The permitted set must survive the change of the user; the sets are set right afterwards.
+        sys::process_control(libc::PR_SET_KEEPCAPS, 1, 0)?;
+    }
     if let Some(groups) = &ids.groups {
         sys::set_groups(groups)?;
     }

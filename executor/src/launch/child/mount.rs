@@ -11,11 +11,11 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
 
-use super::place::{Place, resolve, resolve_or_make};
+use super::place::{Place, leave_open, resolve, resolve_or_make};
 use super::{copy, naive};
 use tepui_isolators::undefended;
 
-use crate::launch::step::{Create, MountSource, MountStep, OpenTree, Tree};
+use crate::launch::step::{Create, MountSource, MountStep, OpenTree, Tree, Whole};
 use crate::launch::{sys, tree};
 
 /// Puts a detached mount on a place that was resolved before.
@@ -82,10 +82,24 @@ fn place_of(mount: &MountStep, directory: bool) -> Result<Place, Errno> {
         (true, false) => Create::File,
     };
     let plain = mount.plain_target && !undefended("plain-targets");
-    let mut place = resolve_or_make(&mount.target, create, plain)?;
-    if !mount.may_cover_kernel && !undefended("kernel-places") {
-        refuse_kernel_places(place.file.as_fd())?;
-    }
+    // Without a link it leads where it says.
+    let straight = match plain || mount.may_cover_kernel {
+        true => None,
+        false => resolve(&mount.target, ResolveFlags::NO_SYMLINKS).ok(),
+    };
+    let mut place = match straight {
+        Some(file) => Place {
+            file,
+            existed: true,
+        },
+        None => {
+            let place = resolve_or_make(&mount.target, create, plain)?;
+            if !mount.may_cover_kernel && !undefended("kernel-places") {
+                refuse_kernel_places(place.file.as_fd())?;
+            }
+            place
+        }
+    };
     if undefended("mount-by-descriptor") {
         place.file = naive::open(&mount.target)?;
     }
@@ -111,8 +125,11 @@ pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
                     &opened
                 }
             };
-            let place = place_of(mount, is_directory(tree.as_fd())?)?;
-            attach(tree.as_fd(), place.file.as_fd())
+            let is_directory = !mount.filled_with.is_empty() || is_directory(tree.as_fd())?;
+            let place = place_of(mount, is_directory)?;
+            attach(tree.as_fd(), place.file.as_fd())?;
+            leave_open(place.file);
+            Ok(())
         }
         MountSource::New {
             fstype,
@@ -147,26 +164,29 @@ pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
             if *propagation != 0 {
                 sys::set_mount_propagation(made.as_fd(), *propagation)?;
             }
-            attach(made.as_fd(), place.file.as_fd())
+            attach(made.as_fd(), place.file.as_fd())?;
+            [context, made, place.file].into_iter().for_each(leave_open);
+            Ok(())
         }
-        MountSource::Whole {
-            fstype,
-            source,
-            options,
-            flags,
-        } => {
+        MountSource::Whole(whole) => {
             let place = place_of(mount, true)?;
-            let flags = MountFlags::from_bits_retain(*flags as u32);
             let root = resolve(c"/", ResolveFlags::empty())?;
             // mount(2) knows paths only, and this one cannot be led astray.
             rustix::process::fchdir(&place.file)?;
-            let options = options.as_c_str();
-            let mounted =
-                rustix::mount::mount(source.as_c_str(), c".", fstype.as_c_str(), flags, options);
+            let mounted = mount_on(c".", whole);
             rustix::process::fchdir(&root)?;
+            leave_open(place.file);
+            leave_open(root);
             mounted
         }
     }
+}
+
+/// Mounts a file system on a directory by its name in the working directory.
+pub(super) fn mount_on(name: &CStr, whole: &Whole) -> Result<(), Errno> {
+    let flags = MountFlags::from_bits_retain(whole.flags as u32);
+    let (source, fstype) = (whole.source.as_c_str(), whole.fstype.as_c_str());
+    rustix::mount::mount(source, name, fstype, flags, whole.options.as_c_str())
 }
 
 fn configure(context: BorrowedFd<'_>, options: &[(CString, Option<CString>)]) -> Result<(), Errno> {
@@ -204,7 +224,9 @@ impl Mask {
         let mount = self.mount.as_ref().ok_or(Errno::BADF)?;
         if self.is_attached {
             let copy = tree::copy(mount.as_fd(), false)?;
-            return attach(copy.as_fd(), place);
+            attach(copy.as_fd(), place)?;
+            leave_open(copy);
+            return Ok(());
         }
         attach(mount.as_fd(), place)?;
         self.is_attached = true;
@@ -233,12 +255,16 @@ impl Masks {
                 let null = tree::open(c"/dev/null", false, false)?;
                 return attach(null.as_fd(), place.as_fd());
             }
-            return self.null.put(place.as_fd());
+            self.null.put(place.as_fd())?;
+            leave_open(place);
+            return Ok(());
         }
         if self.empty.mount.is_none() {
             self.empty.mount = Some(empty_directory()?);
         }
-        self.empty.put(place.as_fd())
+        self.empty.put(place.as_fd())?;
+        leave_open(place);
+        Ok(())
     }
 }
 
@@ -253,7 +279,9 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    leave_open(context);
+    Ok(made)
 }
 
 /// Covers a path with a read-only view of itself; one that does not exist cannot be written. Other flags, locked ones
@@ -269,7 +297,9 @@ pub(super) fn make_readonly(path: &CStr) -> Result<(), Errno> {
         false => place,
         true => naive::open(path)?,
     };
-    attach(view.as_fd(), place.as_fd())
+    attach(view.as_fd(), place.as_fd())?;
+    [view, place].into_iter().for_each(leave_open);
+    Ok(())
 }
 
 /// The mount whose root is at a path becomes read-only.
@@ -293,5 +323,7 @@ pub(super) fn set_own_propagation(propagation: u64) -> Result<(), Errno> {
 
 pub(super) fn readonly_root() -> Result<(), Errno> {
     let root = resolve(c"/", ResolveFlags::empty())?;
-    sys::set_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
+    sys::set_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, false)?;
+    leave_open(root);
+    Ok(())
 }

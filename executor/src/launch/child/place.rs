@@ -4,7 +4,7 @@
 //! descriptor. Nothing here allocates.
 
 use std::ffi::CStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -34,6 +34,16 @@ pub(super) fn resolve(path: &CStr, extra: ResolveFlags) -> Result<OwnedFd, Errno
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::IN_ROOT | extra;
     rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)
+}
+
+/// The highest number of descriptors that are left open: below any limit that a launch gets this far with.
+const FEW: i32 = 48;
+
+/// Lets go of a descriptor without a system call, as long as there are few: execve(2) closes all at once.
+pub(super) fn leave_open(file: OwnedFd) {
+    if file.as_raw_fd() <= FEW {
+        let _ = file.into_raw_fd();
+    }
 }
 
 /// As [`resolve`], and makes what is missing. Links are followed inside the root, also those that lead to what is not

@@ -41,21 +41,28 @@ pub(super) fn tree(
     if !names_owner {
         owner.give(tree.as_fd(), c".", 0, 0)?;
     }
+    let _as_given = WithoutUmask::new();
     for directory in directories {
         make_directory(tree.as_fd(), directory, &owner)?;
     }
     for node in nodes {
-        let (parent, name) = split(&node.path);
-        let parent = make_directories(tree.as_fd(), &parent, &owner)?;
+        let (above, name) = split(&node.path);
+        let made = match above.is_empty() {
+            true => None,
+            false => Some(make_directories(tree.as_fd(), &above, &owner)?),
+        };
+        let parent = made.as_ref().unwrap_or(&tree);
         let device = rustix::fs::makedev(node.major, node.minor);
         let (kind, mode) = (
             FileType::from_raw_mode(node.mode),
             Mode::from_raw_mode(node.mode & 0o7777),
         );
-        rustix::fs::mknodat(&parent, &name, kind, mode, device)?;
+        rustix::fs::mknodat(parent, &name, kind, mode, device)?;
         owner.give(parent.as_fd(), &name, node.uid, node.gid)?;
-        // mknod(2) takes the umask away, chown(2) other bits.
-        rustix::fs::chmodat(&parent, &name, mode, AtFlags::empty())?;
+        // chown(2) takes these away.
+        if mode.intersects(Mode::SUID | Mode::SGID) {
+            rustix::fs::chmodat(parent, &name, mode, AtFlags::empty())?;
+        }
     }
     for (name, points_at) in links {
         rustix::fs::symlinkat(points_at.as_c_str(), &tree, name.as_c_str())?;
@@ -156,8 +163,22 @@ fn make_directory(directory: BorrowedFd<'_>, name: &CStr, owner: &Owner<'_>) -> 
         Err(Errno::EXIST) => return Ok(()),
         other => other?,
     }
-    owner.give(directory, name, 0, 0)?;
-    rustix::fs::chmodat(directory, name, mode, AtFlags::empty())
+    owner.give(directory, name, 0, 0)
+}
+
+/// While it lives, what this process makes has the mode that is asked for.
+struct WithoutUmask(Mode);
+
+impl WithoutUmask {
+    fn new() -> Self {
+        Self(rustix::process::umask(Mode::empty()))
+    }
+}
+
+impl Drop for WithoutUmask {
+    fn drop(&mut self) {
+        rustix::process::umask(self.0);
+    }
 }
 
 fn open_directory(directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {

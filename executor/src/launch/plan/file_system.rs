@@ -8,7 +8,7 @@ use tepui_isolators::Overlay;
 
 use super::{c_path, c_string};
 use crate::launch::error::{Error, Result};
-use crate::launch::step::{MountSource, Step};
+use crate::launch::step::{MountSource, Step, Whole};
 
 /// The longest option string that mount(2) takes: one page, with its end mark.
 const MOUNT_OPTIONS_LIMIT: usize = 4095;
@@ -29,10 +29,13 @@ pub(super) fn new(
         let length = value.as_ref().map_or(0, |value| value.as_bytes().len());
         length >= FSCONFIG_LIMIT
     };
-    if !options.iter().any(is_long) {
-        let has_mode = options.iter().any(|(key, _)| key.as_c_str() == c"mode");
+    let has_mode = options.iter().any(|(key, _)| key.as_c_str() == c"mode");
+    let inherit_mode = fstype.as_c_str() == c"tmpfs" && !has_mode;
+    let suits_mount =
+        !inherit_mode && !copy_up && propagation == 0 && suits_mount(&fstype, &options, attributes);
+    if !suits_mount && !options.iter().any(is_long) {
         return Ok(MountSource::New {
-            inherit_mode: fstype.as_c_str() == c"tmpfs" && !has_mode,
+            inherit_mode,
             fstype,
             source,
             options,
@@ -63,12 +66,26 @@ pub(super) fn new(
             source: Errno::INVAL.into(),
         });
     }
-    Ok(MountSource::Whole {
+    Ok(MountSource::Whole(Whole {
         fstype,
         source,
         options: CString::new(joined).expect("its parts come from C strings"),
         flags: mount_flags(attributes),
-    })
+    }))
+}
+
+/// Whether mount(2), one call in place of six, does the same. Its MS_RDONLY also holds for the file system itself, which
+/// a sysfs shares with other containers and cgroups share with the host, where it is there already.
+fn suits_mount(fstype: &CString, options: &[(CString, Option<CString>)], attributes: u64) -> bool {
+    let is_read_only = attributes & libc::MOUNT_ATTR_RDONLY != 0;
+    let is_plain = |text: &CString| !text.as_bytes().contains(&b',');
+    let is_known = match fstype.to_bytes() {
+        b"cgroup" | b"cgroup2" => true,
+        b"devpts" | b"mqueue" | b"proc" | b"sysfs" | b"tmpfs" => !is_read_only,
+        _ => false,
+    };
+    let mut words = options.iter();
+    is_known && words.all(|(key, value)| is_plain(key) && value.as_ref().is_none_or(is_plain))
 }
 
 /// The `MS_*` of mount(2) for `MOUNT_ATTR_*`.

@@ -16,8 +16,9 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use tepui_isolators::attribute::{Attribute, Stage};
-use tepui_isolators::launch_info::SeccompFilter;
+use tepui_isolators::launch_info::{CapabilitySets, SeccompFilter};
 use tepui_isolators::linux::seccomp::missing_calls;
+use tepui_isolators::observe::whole_text;
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefended};
 
 use super::error::{Error, Result};
@@ -61,6 +62,7 @@ pub fn steps(
         .iter()
         .any(|(kind, _)| *kind == user_namespace);
     let ground = mount::Ground::new(declaration, &info);
+    let inherited = Inherited::of_this_thread()?;
 
     let mut steps = Vec::with_capacity(64);
     // In a new user namespace nobody is yet who could look. Root needs no leave.
@@ -74,7 +76,7 @@ pub fn steps(
     );
     steps.extend([
         Step::NotDumpable,
-        Step::DefaultSignals(ignored_signals()?),
+        Step::DefaultSignals(inherited.ignored_signals),
         Step::NewSession,
     ]);
     // Our init takes over the blocked signals.
@@ -141,8 +143,8 @@ pub fn steps(
         let late = ground.mount_steps(info.mounts, nodes, has_console, &mut mounts)?;
         steps.extend(mount::parking(&mounts, &target)?);
         steps.push(ground.root_step(root, &target)?);
-        steps.push(Step::EnterRoot(target));
-        steps.append(&mut mounts);
+        steps.push(Step::EnterRoot(target.clone()));
+        steps.extend(mount::by_directory(mounts, &target));
         ground.device_steps(info.device_nodes, info.device_links, &mut steps);
         steps.extend(late_writes);
         // The host's device is gone after the pivot.
@@ -154,7 +156,7 @@ pub fn steps(
         steps.extend(handover.create_hooks.into_iter().map(Step::Hook));
         steps.push(Step::PivotRoot);
         steps.extend(mount::own_propagation(info.root_propagation));
-        if own_root {
+        if own_root && directory.as_c_str() != c"/" {
             steps.push(Step::MakeDirectory(directory.clone()));
         }
         // It makes `/dev/console`.
@@ -237,8 +239,14 @@ pub fn steps(
             .into_iter()
             .flat_map(|early| filter(early, shows_itself)),
     );
+    // A user namespace gives all capabilities anew.
+    let bounding = match has_user_namespace || joins_user_namespace {
+        true => u64::MAX,
+        false => inherited.bounding,
+    };
     // Dropping the bounding set after the change of user is EPERM.
-    steps.extend(info.capabilities.map(Step::BoundingSet));
+    let drop = |sets: CapabilitySets| Step::BoundingSet(bounding & !sets.bounding);
+    steps.extend(info.capabilities.map(drop));
     let groups = user.additional_gids().clone().unwrap_or_default();
     let may_set_groups = !info.id_maps.as_ref().is_some_and(id_maps::denies_setgroups);
     steps.push(Step::Ids(Ids {
@@ -300,18 +308,33 @@ fn c_path(path: &Path) -> Result<CString> {
     c_string(path.as_os_str())
 }
 
-/// The signals that this process ignores, as a mask (bit n-1 is signal n): CLONE_CLEAR_SIGHAND leaves those ignored, and
-/// so does execve(2).
-fn ignored_signals() -> Result<u64> {
-    let path = Path::new("/proc/self/status");
-    let failed = |source| Error::Open {
-        path: path.to_owned(),
-        source,
-    };
-    let status = std::fs::read_to_string(path).map_err(failed)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
+/// What a clone of this process starts with.
+struct Inherited {
+    /// The ignored signals as a mask (bit n-1 is signal n): CLONE_CLEAR_SIGHAND leaves those ignored, and so does
+    /// execve(2).
+    ignored_signals: u64,
+    /// The capabilities of the bounding set.
+    bounding: u64,
+}
+
+impl Inherited {
+    fn of_this_thread() -> Result<Self> {
+        let path = Path::new("/proc/thread-self/status");
+        let failed = |source| Error::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let status = whole_text(path).map_err(failed)?;
+        let set = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let set = line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+            set.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
+        };
+        Ok(Self {
+            ignored_signals: set("SigIgn:")?,
+            bounding: set("CapBnd:")?,
+        })
+    }
 }
 
 fn c_number(value: i32) -> CString {

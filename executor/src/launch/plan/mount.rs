@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tepui_isolators::launch_info::{
     DeviceNode, IdMaps, Mount, MountAttributes, MountIdMap, MountKind, RootMount,
 };
+use tepui_isolators::observe::whole_text;
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefended};
 
 use super::{c_path, null_device};
@@ -41,6 +42,8 @@ pub(super) struct Ground {
     /// The cgroups that it is put into.
     cgroups: Vec<PathBuf>,
     locked: OnceCell<LockedMounts>,
+    /// Whether we are root of the first user namespace, which alone may make devices.
+    root_of_host: OnceCell<bool>,
 }
 
 impl Ground {
@@ -63,6 +66,7 @@ impl Ground {
                 .cloned()
                 .collect(),
             locked: OnceCell::new(),
+            root_of_host: OnceCell::new(),
         }
     }
 
@@ -116,6 +120,10 @@ impl Ground {
         Ok(Tree::Ready(copy))
     }
 
+    fn is_root_of_host(&self) -> bool {
+        *self.root_of_host.get_or_init(is_root_of_host)
+    }
+
     fn locked(&self) -> Result<&LockedMounts> {
         if self.locked.get().is_none() {
             let made = LockedMounts::new()?;
@@ -144,7 +152,7 @@ impl Ground {
                 continue;
             }
             let is_devices = matches!(mount.kind, MountKind::Devices { .. });
-            let is_made_inside = is_devices && !is_root_of_host();
+            let is_made_inside = is_devices && !self.is_root_of_host();
             let is_readonly = mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
             if is_readonly && (is_made_inside || is_filled_later(&mount, later)) {
                 mount.attributes.set &= !libc::MOUNT_ATTR_RDONLY;
@@ -221,6 +229,10 @@ impl Ground {
             recursive: mount.recursive_attributes,
             propagation: mount.propagation,
             ..Changes::default()
+        };
+        let filled_with = match &mount.kind {
+            MountKind::Devices { directories, .. } => directories.clone(),
+            _ => Vec::new(),
         };
         let source = match mount.kind {
             MountKind::Filesystem {
@@ -321,6 +333,7 @@ impl Ground {
             plain_target: mount.plain_target,
             may_cover_kernel,
             create: self.own_root,
+            filled_with,
         })
     }
 
@@ -382,6 +395,83 @@ impl Ground {
     }
 }
 
+/// The same mounts, those on directories that we make together: nothing of the image is in such a tree, so that a name
+/// leads where it says, and mount(2) needs no descriptor.
+pub(super) fn by_directory(mounts: Vec<Step>, root: &CString) -> Vec<Step> {
+    let mut steps = Vec::with_capacity(mounts.len());
+    // The last tree that was filled, its directories, and whether we are in it.
+    let mut own: Option<(CString, Vec<CString>)> = None;
+    let mut is_inside = false;
+    for step in mounts {
+        let here = match &own {
+            Some(own) => on_own_directory(step, own),
+            None => Err(step),
+        };
+        let step = match here {
+            Err(step) => step,
+            Ok((directory, here)) => {
+                if !is_inside {
+                    steps.push(Step::EnterMount(directory));
+                    is_inside = true;
+                }
+                steps.push(here);
+                continue;
+            }
+        };
+        if std::mem::take(&mut is_inside) {
+            steps.push(Step::EnterRoot(root.clone()));
+        }
+        own = match &step {
+            Step::Mount(MountStep {
+                target,
+                filled_with,
+                ..
+            }) if !filled_with.is_empty() => Some((target.clone(), filled_with.clone())),
+            _ => None,
+        };
+        steps.push(step);
+    }
+    steps.extend(is_inside.then(|| Step::EnterRoot(root.clone())));
+    steps
+}
+
+/// A mount on one of the directories, as a step from inside.
+fn on_own_directory(
+    step: Step,
+    (directory, names): &(CString, Vec<CString>),
+) -> std::result::Result<(CString, Step), Step> {
+    let name = match &step {
+        Step::Mount(MountStep {
+            target,
+            source: MountSource::Whole(_),
+            ..
+        }) => {
+            let below = target.to_bytes().strip_prefix(directory.to_bytes());
+            let below = below.and_then(|below| below.strip_prefix(b"/"));
+            names.iter().find(|name| below == Some(name.to_bytes()))
+        }
+        _ => None,
+    };
+    match (name, step) {
+        (
+            Some(name),
+            Step::Mount(MountStep {
+                target,
+                source: MountSource::Whole(file_system),
+                ..
+            }),
+        ) => Ok((
+            directory.clone(),
+            Step::MountHere {
+                target,
+                name: name.clone(),
+                file_system,
+            },
+        )),
+        (_, step) => Err(step),
+    }
+}
+
 /// What parks the trees of these mounts where the root is to be.
 pub(super) fn parking(mounts: &[Step], target: &CString) -> Result<Vec<Step>> {
     let parked = mounts.iter().filter_map(|step| match step {
@@ -418,7 +508,7 @@ fn is_privileged() -> bool {
 
 /// Whether that is the first one, which alone may make devices.
 fn is_root_of_host() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = whole_text(Path::new("/proc/self/uid_map")).unwrap_or_default();
     is_privileged() && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
