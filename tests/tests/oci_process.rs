@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tepui_tests::output::finish;
 use tepui_tests::{Bundle, Ground, Runtime, requires};
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn bundle(ground: &Ground) -> Bundle<'_> {
     Bundle::new(ground, &Runtime::under_test(), "c")
@@ -115,4 +120,25 @@ fn every_poststop_hook_runs_and_a_failed_poststart_hook_ends_the_container() {
     };
     let statuses: Vec<_> = told.lines().filter_map(status).collect();
     assert_eq!(statuses, ["created", "stopped"]);
+}
+
+#[test]
+fn what_is_open_is_passed_and_none_of_the_runtimes_own_descriptors() {
+    requires!(root(), busybox());
+    let ground = Ground::new();
+    let list = ["ls", "/proc/self/fd"];
+    let bundle = bundle(&ground).args(&list);
+    let mut run = bundle.start_command("run", &["--preserve-fds", "40"]);
+    let inside = finish(&mut run, LIMIT).success().stdout;
+    // Whoever runs the tests may have left us some.
+    let outside = finish(Command::new(list[0]).arg(list[1]), LIMIT).success();
+    let passed = |text: &str| {
+        let numbers = text
+            .split_whitespace()
+            .map(|n| n.parse().expect("a number"));
+        let mut numbers: Vec<u32> = numbers.filter(|number| *number < 43).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(passed(&inside), passed(&outside.stdout));
 }
