@@ -144,6 +144,21 @@ pub fn virtual_machine() -> Requirement {
     )
 }
 
+/// podman, and a terminal to run it on.
+pub fn podman() -> Requirement {
+    ["podman", "conmon", "script"]
+        .into_iter()
+        .try_for_each(program)
+}
+
+/// containerd, its shim and its client, and a terminal to run that on.
+pub fn containerd() -> Requirement {
+    let shim = "containerd-shim-runc-v2";
+    ["containerd", shim, "ctr", "unshare", "nsenter", "script"]
+        .into_iter()
+        .try_for_each(program)
+}
+
 /// strace.
 pub fn strace() -> Requirement {
     program("strace")
