@@ -328,6 +328,10 @@ mod tests {
                 "kernel.x",
             ),
             (
+                serde_json::json!({ "linux": { "mountLabel": "x" } }),
+                "linux.mountLabel",
+            ),
+            (
                 serde_json::json!({ "linux": { "intelRdt": { "closID": "gold" } } }),
                 "linux.intelRdt is \"gold\"",
             ),

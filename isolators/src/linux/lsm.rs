@@ -2,8 +2,7 @@
 //! config-linux "mountLabel".
 //!
 //! The label is given to the kernel for the coming execve(2) (apparmor(7), selinux(8)), through a procfs that nothing of
-//! the image can have covered (CVE-2019-16884). A label of the process that this kernel
-//! cannot honour is an error and never dropped.
+//! the image can have covered (CVE-2019-16884). A label that this kernel cannot honour is an error and never dropped.
 
 use std::ffi::CString;
 use std::fs;
@@ -179,14 +178,10 @@ fn labels(declared: Declared<'_>, modules: Modules) -> Result<ContainerLaunchInf
         });
     }
     if let Some(label) = declared.mount_label {
-        let label = text(MOUNT_LABEL, label.to_owned())?;
-        // It confines nobody: it says what the files are called by whose names SELinux would confine a process.
-        match modules.selinux {
-            true => info.mount_label = Some(label),
-            false => {
-                tracing::warn!("{MOUNT_LABEL} has no effect: SELinux is not enabled in this kernel")
-            }
+        if !modules.selinux {
+            return Err(missing(MOUNT_LABEL, label, "SELinux"));
         }
+        info.mount_label = Some(text(MOUNT_LABEL, label.to_owned())?);
     }
     Ok(info)
 }
@@ -223,6 +218,13 @@ mod tests {
                 },
                 "process.selinuxLabel is a:b:c:s0",
             ),
+            (
+                Declared {
+                    mount_label: Some("a:b:c:s0"),
+                    ..none
+                },
+                "linux.mountLabel is a:b:c:s0",
+            ),
         ];
         for (declared, start) in cases {
             let error = labels(declared, NONE).unwrap_err().to_string();
@@ -237,11 +239,6 @@ mod tests {
             ..none
         };
         assert_eq!(labels(unconfined, NONE).unwrap().attributes, []);
-        let of_files = Declared {
-            mount_label: Some("a:b:c:s0"),
-            ..none
-        };
-        assert_eq!(labels(of_files, NONE).unwrap().mount_label, None);
         let smuggled = Declared {
             profile: Some("web\nexec other"),
             ..none
