@@ -76,7 +76,7 @@ fn between_clone_and_exec_there_is_no_allocation_and_no_lock_and_the_order_holds
         "unshare(CLONE_NEWCGROUP",
         "MS_REC|MS_SLAVE",
         "\"overlay\"",
-        "fsopen(\"proc\"",
+        "mount(\"proc\"",
         "pivot_root(",
         "umount2(\".\", MNT_DETACH",
         "dup3(",

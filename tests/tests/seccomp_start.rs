@@ -118,7 +118,7 @@ fn the_containers_own_hooks_run_under_its_filter() {
         let kill = without("SCMP_ACT_KILL_PROCESS", "mkdir");
         with_hook(&kill, "true").expect("a hook that makes no directory");
         let failure = with_hook(&kill, "mkdir /nobody/has/this").expect_err("it is killed");
-        assert!(matches!(failure, Error::Step { .. }), "{failure}");
+        assert!(matches!(failure, Error::Hook { .. }), "{failure}");
     }
 }
 
