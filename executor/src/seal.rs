@@ -92,19 +92,16 @@ pub fn own_program() -> io::Result<OwnedFd> {
 }
 
 fn is_protected() -> Result<bool, Errno> {
+    let mount = rustix::fs::statvfs(c"/proc/self/exe")?;
+    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
     let file = rustix::fs::open(
         c"/proc/self/exe",
         OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    if let Ok(seals) = rustix::fs::fcntl_get_seals(&file)
-        && seals.contains(SealFlags::WRITE)
-    {
-        return Ok(true);
-    }
-    Ok(rustix::fs::fstatvfs(&file)?
-        .f_flag
-        .contains(StatVfsMountFlags::RDONLY))
+    Ok(rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
 }
 
 fn readonly_view() -> Result<OwnedFd, Errno> {

@@ -36,6 +36,8 @@ pub enum Step {
     },
     /// prctl(PR_SET_DUMPABLE, 0): nobody else looks into the half-made container.
     NotDumpable,
+    /// umask(2) of 022, whatever ours is.
+    UsualUmask,
     /// prctl(PR_SET_DUMPABLE): whether those with our rights may look into it, as a parent without root must to take a
     /// descriptor out of it.
     Dumpable(bool),
@@ -126,8 +128,13 @@ pub enum Step {
     },
     /// A mount that had to be writable for what was put on it.
     ReadonlyMount(CString),
-    /// Gets hold of the host's null device: a detached mount of it, or `None` to open it here.
-    NullDevice(Option<OwnedFd>),
+    /// Gets hold of what hides paths: detached mounts, or `None` where they are to be made here.
+    Covers {
+        /// The host's null device.
+        null: Option<OwnedFd>,
+        /// An empty directory.
+        empty: Option<OwnedFd>,
+    },
     /// Hides a path.
     Mask(CString),
     /// What the root mount's propagation becomes, `MS_*`.
@@ -382,6 +389,7 @@ impl fmt::Display for Step {
             Self::BecomeRoot => f.write_str("become root of the user namespace"),
             Self::Hook(hook) => write!(f, "run the hook {}", text(&hook.path)),
             Self::Terminal { .. } => f.write_str("open a terminal of the container"),
+            Self::UsualUmask => f.write_str("set the umask"),
             Self::NotDumpable | Self::Dumpable(_) => f.write_str("set PR_SET_DUMPABLE"),
             Self::DefaultSignals(_) => f.write_str("reset ignored signals"),
             Self::EndOnSignals => f.write_str("handle signals"),
@@ -424,7 +432,7 @@ impl fmt::Display for Step {
             Self::Device(device) => write!(f, "make the device {}", text(&device.path)),
             Self::Link { path, to, .. } => write!(f, "link {} to {}", text(path), text(to)),
             Self::ReadonlyMount(path) => write!(f, "make the mount on {} read-only", text(path)),
-            Self::NullDevice(_) => f.write_str("get hold of the host's null device"),
+            Self::Covers { .. } => f.write_str("get hold of the host's null device"),
             Self::OwnPropagation(_) => f.write_str("set the propagation of the root mount"),
             Self::Mask(path) => write!(f, "mask {}", text(path)),
             Self::ReadonlyPath(path) => write!(f, "make {} read-only", text(path)),

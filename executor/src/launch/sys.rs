@@ -187,14 +187,9 @@ pub fn change_mount_attributes(
     clear: u64,
     recursive: bool,
 ) -> Result<()> {
-    // The access-time modes are one field: setting one needs the whole field cleared.
-    let clear = match set & libc::MOUNT_ATTR__ATIME {
-        0 => clear,
-        _ => clear | libc::MOUNT_ATTR__ATIME,
-    };
     let attributes = MountAttributes {
         set,
-        clear,
+        clear: access_time_too(set, clear),
         propagation: 0,
         userns: 0,
     };
@@ -232,6 +227,49 @@ pub fn set_mount_propagation(mount: BorrowedFd<'_>, propagation: u64) -> Result<
         userns: 0,
     };
     change_mount(mount, &attributes, propagation & libc::MS_REC != 0)
+}
+
+/// Sets and clears `MOUNT_ATTR_*` of a mount and all below it, and makes them slaves, at once.
+pub fn enslave_mounts(mount: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
+    let attributes = MountAttributes {
+        set,
+        clear: access_time_too(set, clear),
+        propagation: libc::MS_SLAVE,
+        userns: 0,
+    };
+    change_mount(mount, &attributes, true)
+}
+
+/// The access-time modes are one field: setting one needs the whole field cleared.
+fn access_time_too(set: u64, clear: u64) -> u64 {
+    match set & libc::MOUNT_ATTR__ATIME {
+        0 => clear,
+        _ => clear | libc::MOUNT_ATTR__ATIME,
+    }
+}
+
+/// open_tree_attr(2), Linux 6.15: a detached copy of the tree at a place, read-only.
+pub fn open_readonly_tree(place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
+    let attributes = MountAttributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        clear: 0,
+        propagation: 0,
+        userns: 0,
+    };
+    let flags = libc::OPEN_TREE_CLONE
+        | libc::OPEN_TREE_CLOEXEC
+        | (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as u32;
+    let tree = system_call!(
+        "own struct",
+        SYS_OPEN_TREE_ATTR,
+        place.as_raw_fd(),
+        c"".as_ptr(),
+        flags,
+        &raw const attributes,
+        size_of::<MountAttributes>()
+    )?;
+    Ok(adopt_descriptor(tree as RawFd))
 }
 
 fn change_mount(
@@ -401,8 +439,17 @@ pub fn unshare_cgroup_namespace() -> Result<()> {
 
 /// rt_sigaction(2): the default action for one signal.
 pub fn default_signal(signal: i32) -> Result<()> {
-    // The kernel's own struct: handler (SIG_DFL is 0), flags, restorer, mask.
-    let action = [0u64; 4];
+    set_action(signal, libc::SIG_DFL)
+}
+
+/// rt_sigaction(2): one signal is ignored.
+pub fn ignore_signal(signal: i32) -> Result<()> {
+    set_action(signal, libc::SIG_IGN)
+}
+
+fn set_action(signal: i32, handler: libc::sighandler_t) -> Result<()> {
+    // The kernel's own struct: handler, flags, restorer, mask.
+    let action = [handler as u64, 0, 0, 0];
     system_call!(
         "32 bytes, as the kernel's struct sigaction",
         libc::SYS_rt_sigaction,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use tepui_isolators::launch_info::MountAttributes;
 use tepui_isolators::undefended;
 
@@ -56,6 +56,13 @@ fn flags(recursive: bool) -> OpenTreeFlags {
 
 /// Makes all changes.
 pub fn change(tree: BorrowedFd<'_>, changes: &Changes) -> Result<(), Errno> {
+    let below = changes.recursive;
+    let has_plain_changes =
+        changes.id_map.is_none() && changes.attributes.is_empty() && !below.is_empty();
+    if !changes.keeps_peers && has_plain_changes && changes.propagation == 0 {
+        let clear = below.clear & !below.set;
+        return sys::enslave_mounts(tree, below.set, clear);
+    }
     if !changes.keeps_peers {
         sys::set_mount_propagation(tree, libc::MS_SLAVE | libc::MS_REC)?;
     }
@@ -63,7 +70,6 @@ pub fn change(tree: BorrowedFd<'_>, changes: &Changes) -> Result<(), Errno> {
         sys::set_mount_id_map(tree, namespace.as_fd(), *recursive)?;
     }
     set_attributes(tree, changes.attributes)?;
-    let below = changes.recursive;
     if !below.is_empty() {
         sys::change_mount_attributes(tree, below.set, below.clear & !below.set, true)?;
     }
@@ -129,13 +135,39 @@ pub fn null_device() -> Result<OwnedFd, Errno> {
     }
     let restricted = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     let changes = Changes {
-        attributes: MountAttributes::setting(restricted),
+        recursive: MountAttributes::setting(restricted),
         ..Changes::default()
     };
     if !undefended("readonly-null-device") {
         change(tree.as_fd(), &changes)?;
     }
     Ok(tree)
+}
+
+/// A detached empty directory that nobody can write to: what hides directories.
+pub fn empty_directory() -> Result<OwnedFd, Errno> {
+    let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&context, c"nr_blocks", c"1")?;
+    rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"1")?;
+    // Of the file system, too: no mount of it will ever be writable.
+    rustix::mount::fsconfig_set_flag(&context, c"ro")?;
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A detached read-only copy of the tree at a place.
+pub fn readonly_copy(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // One call since Linux 6.15.
+    if let Ok(view) = sys::open_readonly_tree(place) {
+        return Ok(view);
+    }
+    let view = copy(place, true)?;
+    sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, true)?;
+    Ok(view)
 }
 
 /// Whether a file is character device 1:3.

@@ -31,6 +31,7 @@ pub mod ps;
 pub mod public_state;
 pub mod run;
 pub mod spec;
+pub mod standard;
 pub mod start;
 pub mod state;
 pub mod store;
@@ -39,7 +40,6 @@ mod store_tests;
 pub mod update;
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use self::command_line::{Command, Globals, Stop};
 use self::public_state::PublicState;
@@ -49,11 +49,14 @@ use crate::report::chain;
 /// What a command that could not be carried out returns.
 pub type Failure = Box<dyn std::error::Error>;
 
+/// What a command that could not be carried out exits with.
+const FAILURE: u8 = 1;
+
 /// What `exec` exits with when nothing was executed; every other command exits with 1.
 const EXEC_FAILED: u8 = 255;
 
 /// Runs the command line of this process. The exit status is the workload's own where one was waited for.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     let line = command_line::parse(std::env::args_os());
     if let Err(error) = log::start(&line.log) {
         let file = line.log.file.unwrap_or_default();
@@ -61,7 +64,7 @@ pub fn main() -> ExitCode {
             "could not open the log {}: {error}",
             file.display()
         ));
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
     let program = line.globals.program.clone();
     let command = match line.command {
@@ -92,17 +95,22 @@ pub fn main() -> ExitCode {
                 (name, _) => log::failure(&format!("{program} {name} failed: {error}")),
             }
             ExitCode::from(status)
+            log::failure(&match name {
+                "exec" => format!("exec failed: {error}"),
+                name => format!("{program} {name} failed: {error}"),
+            });
+            status
         }
         (result, _) => finish(result),
     }
 }
 
-fn finish(result: Result<u8, Failure>) -> ExitCode {
+fn finish(result: Result<u8, Failure>) -> u8 {
     match result {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(error) => {
             log::failure(&chain(error.as_ref()));
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }

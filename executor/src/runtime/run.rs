@@ -38,7 +38,7 @@ pub fn run(globals: &Globals, arguments: Run) -> Result<u8> {
             .map_err(Error::from);
         let started = started.and_then(|process| {
             Error::at("started")?;
-            start::after_start(&made.entry)?;
+            start::after_start(&made.entry, &made.declaration)?;
             Ok(process)
         });
         match started {

@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use tepui_isolators::Declaration;
+
 use super::arguments::Named;
 use super::command_line::Globals;
 use super::create::START_SOCKET;
@@ -50,7 +52,9 @@ pub fn run(globals: &Globals, arguments: Named) -> Result<u8> {
     Error::at("said")?;
     await_outcome(&entry, &connection)?;
     Error::at("started")?;
-    if let Err(error) = after_start(&entry) {
+    let declaration = entry.declaration();
+    let declaration = declaration.map_err(Error::from);
+    if let Err(error) = declaration.and_then(|declaration| after_start(&entry, &declaration)) {
         // The lifecycle goes on at its destruction, without a `delete` (runtime-spec runtime.md "Lifecycle").
         let declaration = entry.declaration_to_release();
         if let Err(left) = super::delete::release(entry, &declaration) {
@@ -104,8 +108,7 @@ fn await_outcome(entry: &Entry, connection: &OwnedFd) -> Result<()> {
 ///
 /// # Errors
 /// That of the hook.
-pub fn after_start(entry: &Entry) -> Result<()> {
-    let declaration = entry.declaration()?;
+pub fn after_start(entry: &Entry, declaration: &Declaration) -> Result<()> {
     let Some(list) = declaration
         .spec
         .hooks()

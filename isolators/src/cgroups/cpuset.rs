@@ -46,8 +46,8 @@ fn write(directory: &Directory, declaration: &Declaration) -> Result<()> {
 /// Gives a cpuset of v1 that is empty what its parent has; one that another container is filling now gets the same.
 fn inherit(cpuset: &Path, parent: &Path) -> Result<()> {
     for file in [CPUS, MEMS] {
-        if directory::read(cpuset, file)?.is_empty() {
-            directory::write(cpuset, file, &directory::read(parent, file)?)?;
+        if directory::read_line(cpuset, file)?.is_empty() {
+            directory::write(cpuset, file, &directory::read_line(parent, file)?)?;
         }
     }
     Ok(())

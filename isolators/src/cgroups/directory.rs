@@ -408,6 +408,19 @@ pub(super) fn read(directory: &Path, file: &str) -> Result<String> {
     }
 }
 
+/// Reads a file that holds one line, without its newline: the kernel gives that in one piece.
+pub(super) fn read_line(directory: &Path, file: &str) -> Result<String> {
+    let path = directory.join(file);
+    let mut line = vec![0; 4096];
+    match File::open(&path).and_then(|mut opened| opened.read(&mut line)) {
+        Ok(length) if length < line.len() => Ok(String::from_utf8_lossy(&line[..length])
+            .trim_end()
+            .to_owned()),
+        Ok(_) => read(directory, file),
+        Err(error) => Err(Error::file("read", path, error)),
+    }
+}
+
 /// Passes over files and cgroups that are not there (any more).
 pub(super) fn ignore_absent(result: Result<()>) -> Result<()> {
     match result {

@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
-use crate::observe::whole_text;
+use crate::live::LiveMount;
+use crate::observe::{MountInfo, parse_mountinfo, whole_text};
 
 /// The interface of a hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,7 @@ impl Hierarchy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchies {
     all: Vec<Hierarchy>,
+    mounts: Vec<LiveMount>,
 }
 
 impl Hierarchies {
@@ -68,11 +70,22 @@ impl Hierarchies {
         }
         let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
         let own = read(Path::new("/proc/self/cgroup"))?;
+        let table = parse_mountinfo(&mountinfo)
+            .map_err(|error| Error::file("understand", "/proc/self/mountinfo", error))?;
         let mut found = Self::parse(&mountinfo, &own);
         // A mount that another one covers is in the table but cannot be reached.
+        let is_reached =
+            |point: &Path| is_in_the_open(point, &table) || point.join("cgroup.procs").exists();
         found
             .all
-            .retain(|hierarchy| hierarchy.mount_point.join("cgroup.procs").exists());
+            .retain(|hierarchy| is_reached(&hierarchy.mount_point));
+        found.mounts = table
+            .iter()
+            .map(|line| &line.mount)
+            .filter(|mount| matches!(mount.fstype.as_str(), "cgroup" | "cgroup2"))
+            .filter(|mount| is_reached(Path::new(&mount.target)))
+            .cloned()
+            .collect();
         for hierarchy in &mut found.all {
             if hierarchy.version == Version::V2 {
                 let names = read(&hierarchy.mount_point.join("cgroup.controllers"))?;
@@ -114,7 +127,15 @@ impl Hierarchies {
                 });
             }
         }
-        Self { all }
+        Self {
+            all,
+            mounts: Vec::new(),
+        }
+    }
+
+    /// The mounts of cgroup file systems that this process reaches.
+    pub fn mounts(&self) -> &[LiveMount] {
+        &self.mounts
     }
 
     /// Every hierarchy, in the order of /proc/self/cgroup.
@@ -144,6 +165,29 @@ impl Hierarchies {
                     .any(|n| !n.starts_with("name="))
         })
     }
+}
+
+/// Whether the table alone shows that a mount point is covered by no other mount: there is one mount on it, and on the
+/// way to it are only those that it stands on.
+fn is_in_the_open(point: &Path, table: &[MountInfo]) -> bool {
+    let mut here = table
+        .iter()
+        .filter(|line| Path::new(&line.mount.target) == point);
+    let (Some(mount), None) = (here.next(), here.next()) else {
+        return false;
+    };
+    let mut below = vec![mount.id];
+    let mut at = mount;
+    while let Some(parent) = table.iter().find(|line| line.id == at.parent) {
+        if below.contains(&parent.id) {
+            break;
+        }
+        below.push(parent.id);
+        at = parent;
+    }
+    let is_on_the_way = |line: &&MountInfo| point.starts_with(&line.mount.target);
+    let mut on_the_way = table.iter().filter(is_on_the_way);
+    on_the_way.all(|line| below.contains(&line.id))
 }
 
 /// One line of /proc/PID/cgroup.

@@ -43,9 +43,11 @@ impl Isolator for LinuxFilesystem {
         for one in declared {
             match one {
                 Declared::Mount(mount) => mounts.push(mount),
-                Declared::Cgroups(cgroups) => {
-                    mounts.extend(cgroup::mounts(&cgroups, &host_mounts()?, &place)?)
-                }
+                Declared::Cgroups(cgroups) => mounts.extend(cgroup::mounts(
+                    &cgroups,
+                    Hierarchies::of_this_host()?.mounts(),
+                    &place,
+                )?),
             }
         }
         // Without a /dev of its own the container lives with the nodes of the tree.
@@ -179,20 +181,6 @@ fn warn_of_relative_targets(declaration: &Declaration) {
         let destination = mount.destination().display();
         tracing::warn!(%destination, "a mount destination is relative, taking it from /");
     }
-}
-
-fn host_mounts() -> Result<Vec<crate::live::LiveMount>> {
-    let own = Target::own().map_err(|source| Error::file("read", "/proc/self", source))?;
-    let table = observe::mounts(&own)?.into_iter().map(|info| info.mount);
-    let reached = Hierarchies::of_this_host()?.all();
-    // A mount that another one covers is in the table but cannot be reached.
-    let is_covered = |mount: &crate::live::LiveMount| {
-        let target = Path::new(&mount.target);
-        mount.fstype.starts_with("cgroup")
-            && !reached.iter().any(|known| known.mount_point == target)
-            && !target.join("cgroup.procs").exists()
-    };
-    Ok(table.filter(|mount| !is_covered(mount)).collect())
 }
 
 fn paths(field: &'static str, paths: &[String]) -> Result<Vec<CString>> {

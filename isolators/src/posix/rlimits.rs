@@ -95,22 +95,31 @@ struct Ceiling {
 impl Ceiling {
     /// As far as it concerns these limits.
     fn of_this_process(declared: &[PosixRlimit]) -> Result<Self> {
-        let is_declared = |name: &str| declared.iter().any(|limit| limit.typ().to_string() == name);
         let mut hard = [u64::MAX; 16];
+        let mut is_raised = false;
         for ((slot, (name, _)), resource) in hard.iter_mut().zip(RESOURCES).zip(BY_NUMBER) {
-            if is_declared(name) {
+            let limit = declared
+                .iter()
+                .find(|limit| limit.typ().to_string() == name);
+            if let Some(limit) = limit {
                 *slot = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+                is_raised |= limit.hard() > *slot;
             }
+        }
+        // Whoever asks for less than there is needs no leave.
+        if !is_raised {
+            return Ok(Self {
+                hard,
+                may_raise: false,
+                nr_open: u64::MAX,
+            });
         }
         let capabilities = capabilities(None)
             .map_err(|errno| Error::file("read the capabilities of", "tepui itself", errno))?;
         Ok(Self {
             hard,
             may_raise: capabilities.effective.contains(CapabilitySet::SYS_RESOURCE),
-            nr_open: match is_declared(RESOURCES[NOFILE as usize].0) {
-                true => nr_open()?,
-                false => u64::MAX,
-            },
+            nr_open: nr_open()?,
         })
     }
 }

@@ -37,8 +37,10 @@ struct Context<'a> {
     /// A detached procfs of the container's own namespaces, which no mount of the image or of another container can
     /// cover: every write to /proc/sys and /proc/self goes there.
     proc: Option<OwnedFd>,
+    /// The tree of ours that was mounted last, as far as it was made here.
+    own_tree: Option<OwnedFd>,
     /// What hides paths.
-    masks: mount::Masks,
+    masks: mount::Masks<'a>,
     /// The Landlock ruleset that is being made.
     landlock: Option<OwnedFd>,
     /// Whether the working directory was entered while we still had every right to.
@@ -60,6 +62,7 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         socket,
         starter: None,
         proc: None,
+        own_tree: None,
         masks: mount::Masks::default(),
         landlock: None,
         is_in_working_directory: false,
@@ -90,7 +93,7 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
     sys::exit_now(127)
 }
 
-fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
+fn apply<'a>(step: &'a Step, context: &mut Context<'a>) -> Result<(), Errno> {
     match step {
         Step::Rendezvous(point) => rendezvous(context.socket, Record::Reached(*point)),
         Step::BecomeRoot => {
@@ -99,10 +102,11 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         }
         Step::Hook(step) => run_hook(step, context),
         Step::Terminal { terminal, uid } => terminal::open(*terminal, *uid, context.socket),
-        Step::NotDumpable => {
+        Step::UsualUmask => {
             sys::set_umask(OWN_UMASK);
-            sys::process_control(libc::PR_SET_DUMPABLE, 0, 0)
+            Ok(())
         }
+        Step::NotDumpable => sys::process_control(libc::PR_SET_DUMPABLE, 0, 0),
         Step::Dumpable(on) => sys::process_control(libc::PR_SET_DUMPABLE, u64::from(*on), 0),
         Step::DefaultSignals(mask) => (1..=64)
             .filter(|signal| mask & (1 << (signal - 1)) != 0)
@@ -141,11 +145,14 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Park { tree, target } => mount::park(tree.as_fd(), target),
         Step::AttachRoot { tree, target, .. } => mount::attach_root(tree, target),
         Step::EnterRoot(path) => rustix::process::chdir(path.as_c_str()),
-        Step::Mount(mount) => mount::mount_inside(mount),
+        Step::Mount(mount) => mount::mount_inside(mount, &mut context.own_tree),
         Step::EnterMount(path) => {
-            let place = place::resolve(path, ResolveFlags::empty())?;
-            rustix::process::fchdir(&place)?;
-            place::leave_open(place);
+            let tree = match context.own_tree.take() {
+                Some(tree) => tree,
+                None => place::resolve(path, ResolveFlags::empty())?,
+            };
+            rustix::process::fchdir(&tree)?;
+            place::leave_open(tree);
             Ok(())
         }
         Step::MountHere {
@@ -154,7 +161,7 @@ fn apply(step: &Step, context: &mut Context<'_>) -> Result<(), Errno> {
         Step::Device(one) => device::make(one),
         Step::Link { path, to, replace } => device::link(path, to, *replace),
         Step::ReadonlyMount(path) => mount::make_mount_readonly(path),
-        Step::NullDevice(tree) => context.masks.hold_null(tree.as_ref()),
+        Step::Covers { null, empty } => context.masks.hold(null.as_ref(), empty.as_ref()),
         Step::Mask(path) => context.masks.mask(path),
         Step::OwnPropagation(flags) => mount::set_own_propagation(*flags),
         Step::ReadonlyPath(path) => mount::make_readonly(path),

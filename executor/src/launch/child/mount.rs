@@ -83,7 +83,7 @@ fn place_of(mount: &MountStep, directory: bool) -> Result<Place, Errno> {
     };
     let plain = mount.plain_target && !undefended("plain-targets");
     // Without a link it leads where it says.
-    let straight = match plain || mount.may_cover_kernel {
+    let straight = match mount.may_cover_kernel || undefended("plain-targets") {
         true => None,
         false => resolve(&mount.target, ResolveFlags::NO_SYMLINKS).ok(),
     };
@@ -106,29 +106,25 @@ fn place_of(mount: &MountStep, directory: bool) -> Result<Place, Errno> {
     Ok(place)
 }
 
-pub(super) fn mount_inside(mount: &MountStep) -> Result<(), Errno> {
+/// Mounts one. A tree that we have filled is handed out, so that it can be entered.
+pub(super) fn mount_inside(mount: &MountStep, own: &mut Option<OwnedFd>) -> Result<(), Errno> {
     match &mount.source {
         MountSource::Tree { tree, .. } => {
-            let opened;
-            let tree = match tree {
-                Tree::Ready(tree) => tree,
-                Tree::Parked(tree) => {
-                    opened = tree::copy(tree.as_fd(), false)?;
-                    &opened
-                }
-                Tree::OfHost(open) => {
-                    opened = open_of_host(open)?;
-                    &opened
-                }
-                Tree::Inside(open) => {
-                    opened = open_inside(open)?;
-                    &opened
-                }
+            let opened = match tree {
+                Tree::Ready(_) => None,
+                Tree::Parked(tree) => Some(tree::copy(tree.as_fd(), false)?),
+                Tree::OfHost(open) => Some(open_of_host(open)?),
+                Tree::Inside(open) => Some(open_inside(open)?),
+            };
+            let tree = match (tree, &opened) {
+                (_, Some(tree)) | (Tree::Ready(tree), None) => tree,
+                _ => return Err(Errno::BADF),
             };
             let is_directory = !mount.filled_with.is_empty() || is_directory(tree.as_fd())?;
             let place = place_of(mount, is_directory)?;
             attach(tree.as_fd(), place.file.as_fd())?;
             leave_open(place.file);
+            *own = opened.filter(|_| !mount.filled_with.is_empty());
             Ok(())
         }
         MountSource::New {
@@ -208,20 +204,21 @@ fn octal(mode: u32) -> [u8; 5] {
 
 /// What hides paths: one mount of each kind. It is moved to the first path and copied from there to the others.
 #[derive(Default)]
-pub(super) struct Masks {
-    null: Mask,
-    empty: Mask,
+pub(super) struct Masks<'a> {
+    null: Mask<'a>,
+    empty: Mask<'a>,
 }
 
 #[derive(Default)]
-struct Mask {
-    mount: Option<OwnedFd>,
+struct Mask<'a> {
+    given: Option<&'a OwnedFd>,
+    made: Option<OwnedFd>,
     is_attached: bool,
 }
 
-impl Mask {
+impl Mask<'_> {
     fn put(&mut self, place: BorrowedFd<'_>) -> Result<(), Errno> {
-        let mount = self.mount.as_ref().ok_or(Errno::BADF)?;
+        let mount = self.given.or(self.made.as_ref()).ok_or(Errno::BADF)?;
         if self.is_attached {
             let copy = tree::copy(mount.as_fd(), false)?;
             attach(copy.as_fd(), place)?;
@@ -234,13 +231,20 @@ impl Mask {
     }
 }
 
-impl Masks {
-    /// Keeps the null device of the host, or opens it.
-    pub(super) fn hold_null(&mut self, tree: Option<&OwnedFd>) -> Result<(), Errno> {
-        self.null.mount = Some(match tree {
-            Some(tree) => rustix::io::fcntl_dupfd_cloexec(tree, 3)?,
-            None => tree::null_device()?,
-        });
+impl<'a> Masks<'a> {
+    /// Keeps the null device of the host and an empty directory, or gets them.
+    pub(super) fn hold(
+        &mut self,
+        null: Option<&'a OwnedFd>,
+        empty: Option<&'a OwnedFd>,
+    ) -> Result<(), Errno> {
+        (self.null.given, self.empty.given) = (null, empty);
+        if null.is_none() {
+            self.null.made = Some(tree::null_device()?);
+        }
+        if empty.is_none() {
+            self.empty.made = Some(tree::empty_directory()?);
+        }
         Ok(())
     }
 
@@ -250,38 +254,17 @@ impl Masks {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other?,
         };
-        if !is_directory(place.as_fd())? {
-            if undefended("own-null-device") {
+        match is_directory(place.as_fd())? {
+            true => self.empty.put(place.as_fd())?,
+            false if undefended("own-null-device") => {
                 let null = tree::open(c"/dev/null", false, false)?;
-                return attach(null.as_fd(), place.as_fd());
+                attach(null.as_fd(), place.as_fd())?;
             }
-            self.null.put(place.as_fd())?;
-            leave_open(place);
-            return Ok(());
+            false => self.null.put(place.as_fd())?,
         }
-        if self.empty.mount.is_none() {
-            self.empty.mount = Some(empty_directory()?);
-        }
-        self.empty.put(place.as_fd())?;
         leave_open(place);
         Ok(())
     }
-}
-
-fn empty_directory() -> Result<OwnedFd, Errno> {
-    let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, c"nr_blocks", c"1")?;
-    rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"1")?;
-    // Of the file system, too: no mount of it will ever be writable.
-    rustix::mount::fsconfig_set_flag(&context, c"ro")?;
-    rustix::mount::fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let made = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    leave_open(context);
-    Ok(made)
 }
 
 /// Covers a path with a read-only view of itself; one that does not exist cannot be written. Other flags, locked ones
@@ -291,8 +274,7 @@ pub(super) fn make_readonly(path: &CStr) -> Result<(), Errno> {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         other => other?,
     };
-    let view = tree::copy(place.as_fd(), true)?;
-    sys::set_mount_attributes(view.as_fd(), libc::MOUNT_ATTR_RDONLY, true)?;
+    let view = tree::readonly_copy(place.as_fd())?;
     let place = match undefended("one-descriptor") {
         false => place,
         true => naive::open(path)?,
@@ -321,9 +303,7 @@ pub(super) fn set_own_propagation(propagation: u64) -> Result<(), Errno> {
     sys::set_mount_propagation(root.as_fd(), propagation)
 }
 
+/// The working directory is the root, since the pivot.
 pub(super) fn readonly_root() -> Result<(), Errno> {
-    let root = resolve(c"/", ResolveFlags::empty())?;
-    sys::set_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, false)?;
-    leave_open(root);
-    Ok(())
+    sys::set_mount_attributes(CWD, libc::MOUNT_ATTR_RDONLY, false)
 }

@@ -74,6 +74,7 @@ pub fn steps(
     steps.extend(
         (has_user_namespace || joins_user_namespace && sets_up).then_some(Step::BecomeRoot),
     );
+    steps.extend((inherited.umask != 0o022).then_some(Step::UsualUmask));
     steps.extend([
         Step::NotDumpable,
         Step::DefaultSignals(inherited.ignored_signals),
@@ -149,7 +150,7 @@ pub fn steps(
         steps.extend(late_writes);
         // The host's device is gone after the pivot.
         if !info.masked_paths.is_empty() {
-            steps.push(ground.null_device()?);
+            steps.push(ground.covers()?);
         }
         let waits = handover.waits_when_mounted || !handover.create_hooks.is_empty();
         steps.extend(waits.then_some(Step::Rendezvous(Point::Mounted)));
@@ -310,6 +311,7 @@ fn c_path(path: &Path) -> Result<CString> {
 
 /// What a clone of this process starts with.
 struct Inherited {
+    umask: u64,
     /// The ignored signals as a mask (bit n-1 is signal n): CLONE_CLEAR_SIGHAND leaves those ignored, and so does
     /// execve(2).
     ignored_signals: u64,
@@ -325,14 +327,15 @@ impl Inherited {
             source,
         };
         let status = whole_text(path).map_err(failed)?;
-        let set = |name: &str| {
+        let number = |name: &str, radix| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let set = line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-            set.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
+            let number = line.and_then(|text| u64::from_str_radix(text.trim(), radix).ok());
+            number.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
         };
         Ok(Self {
-            ignored_signals: set("SigIgn:")?,
-            bounding: set("CapBnd:")?,
+            umask: number("Umask:", 8)?,
+            ignored_signals: number("SigIgn:", 16)?,
+            bounding: number("CapBnd:", 16)?,
         })
     }
 }

@@ -215,9 +215,22 @@ impl Ground {
         }
     }
 
-    pub(super) fn null_device(&self) -> Result<Step> {
-        let tree = is_privileged().then(null_device).transpose()?;
-        Ok(Step::NullDevice(tree))
+    pub(super) fn covers(&self) -> Result<Step> {
+        let made = |empty: std::result::Result<OwnedFd, Errno>| {
+            empty.map_err(|errno| Error::Devices {
+                source: errno.into(),
+            })
+        };
+        Ok(match is_privileged() {
+            true => Step::Covers {
+                null: Some(null_device()?),
+                empty: Some(made(tree::empty_directory())?),
+            },
+            false => Step::Covers {
+                null: None,
+                empty: None,
+            },
+        })
     }
 
     fn mount_step(&self, mut mount: Mount) -> Result<MountStep> {
@@ -316,6 +329,11 @@ impl Ground {
                     source: source.into(),
                 };
                 let tree = tree.map_err(failed)?;
+                // It is new and has no peers.
+                let changes = Changes {
+                    keeps_peers: true,
+                    ..changes
+                };
                 tree::change(tree.as_fd(), &changes).map_err(failed)?;
                 MountSource::Tree {
                     name: c"devices".into(),
