@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::live::LiveMount;
-use crate::observe::{MountInfo, parse_mountinfo, whole_text};
+use crate::observe::{parse_mountinfo, whole_text};
 
 /// The interface of a hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,22 +70,29 @@ impl Hierarchies {
         }
         let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
         let own = read(Path::new("/proc/self/cgroup"))?;
-        let table = parse_mountinfo(&mountinfo)
-            .map_err(|error| Error::file("understand", "/proc/self/mountinfo", error))?;
+        let table: Vec<Place<'_>> = mountinfo.lines().filter_map(Place::parse).collect();
         let mut found = Self::parse(&mountinfo, &own);
+        let cgroups = mountinfo
+            .lines()
+            .filter(|line| line.contains(" - cgroup"))
+            .flat_map(|line| [line, "\n"])
+            .collect::<String>();
+        found.mounts = parse_mountinfo(&cgroups)
+            .map_err(|error| Error::file("understand", "/proc/self/mountinfo", error))?
+            .into_iter()
+            .map(|line| line.mount)
+            .collect();
         // A mount that another one covers is in the table but cannot be reached.
+        found.mounts.retain(|mount| {
+            let point = Path::new(&mount.target);
+            is_in_the_open(&mount.target, &table) || point.join("cgroup.procs").exists()
+        });
+        let mounts = &found.mounts;
         let is_reached =
-            |point: &Path| is_in_the_open(point, &table) || point.join("cgroup.procs").exists();
+            |point: &Path| mounts.iter().any(|mount| Path::new(&mount.target) == point);
         found
             .all
             .retain(|hierarchy| is_reached(&hierarchy.mount_point));
-        found.mounts = table
-            .iter()
-            .map(|line| &line.mount)
-            .filter(|mount| matches!(mount.fstype.as_str(), "cgroup" | "cgroup2"))
-            .filter(|mount| is_reached(Path::new(&mount.target)))
-            .cloned()
-            .collect();
         for hierarchy in &mut found.all {
             if hierarchy.version == Version::V2 {
                 let names = read(&hierarchy.mount_point.join("cgroup.controllers"))?;
@@ -167,27 +174,46 @@ impl Hierarchies {
     }
 }
 
+/// Where a mount of the table is.
+struct Place<'a> {
+    id: &'a str,
+    parent: &'a str,
+    /// As the kernel escapes it.
+    point: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let (id, parent) = (fields.next()?, fields.next()?);
+        let point = fields.nth(2)?;
+        Some(Self { id, parent, point })
+    }
+
+    fn leads_to(&self, point: &str) -> bool {
+        let rest = point.strip_prefix(self.point.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
 /// Whether the table alone shows that a mount point is covered by no other mount: there is one mount on it, and on the
-/// way to it are only those that it stands on.
-fn is_in_the_open(point: &Path, table: &[MountInfo]) -> bool {
-    let mut here = table
-        .iter()
-        .filter(|line| Path::new(&line.mount.target) == point);
+/// way to it are only those that it stands on. A point with escapes is not found, and looked at.
+fn is_in_the_open(point: &str, table: &[Place<'_>]) -> bool {
+    let mut here = table.iter().filter(|place| place.point == point);
     let (Some(mount), None) = (here.next(), here.next()) else {
         return false;
     };
     let mut below = vec![mount.id];
     let mut at = mount;
-    while let Some(parent) = table.iter().find(|line| line.id == at.parent) {
+    while let Some(parent) = table.iter().find(|place| place.id == at.parent) {
         if below.contains(&parent.id) {
             break;
         }
         below.push(parent.id);
         at = parent;
     }
-    let is_on_the_way = |line: &&MountInfo| point.starts_with(&line.mount.target);
-    let mut on_the_way = table.iter().filter(is_on_the_way);
-    on_the_way.all(|line| below.contains(&line.id))
+    let mut on_the_way = table.iter().filter(|place| place.leads_to(point));
+    on_the_way.all(|place| below.contains(&place.id))
 }
 
 /// One line of /proc/PID/cgroup.
@@ -338,6 +364,27 @@ mod tests {
         assert!(!memory.writable);
         assert_eq!(memory.visible(Path::new("/a/b")), Some("/b".into()));
         assert_eq!(memory.visible(Path::new("/mesos/3f:1")), None);
+    }
+
+    #[test]
+    fn a_mount_that_may_be_covered_is_looked_at() {
+        let open = "1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /sys rw - sysfs x rw\n\
+            3 2 0:3 / /sys/fs/cgroup rw - tmpfs x rw\n4 3 0:4 / /sys/fs/cgroup/cpu rw - cgroup x rw,cpu\n";
+        let is_open = |more: &str| {
+            let text = format!("{open}{more}");
+            let table: Vec<Place<'_>> = text.lines().filter_map(Place::parse).collect();
+            is_in_the_open("/sys/fs/cgroup/cpu", &table)
+        };
+        assert!(is_open(""));
+        assert!(is_open("5 1 0:5 / /sys2 rw - tmpfs x rw\n"));
+        for covering in [
+            "5 4 0:5 / /sys/fs/cgroup/cpu rw - tmpfs x rw\n",
+            "5 3 0:5 / /sys/fs/cgroup rw - tmpfs x rw\n",
+            "5 2 0:5 / /sys rw - tmpfs x rw\n",
+            "5 1 0:5 / / rw - tmpfs x rw\n",
+        ] {
+            assert!(!is_open(covering), "{covering}");
+        }
     }
 
     #[test]

@@ -5,8 +5,6 @@
 //! order. No argument is loaded before the number is known, so that the kernel's bitmap of calls that are allowed
 //! whatever their arguments works.
 
-use std::collections::HashMap;
-
 use libc::{
     SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
     SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
@@ -142,7 +140,8 @@ struct Range {
 
 /// The decisions of one architecture, the accumulator holding the number.
 fn numbers(graph: &mut Graph, rules: &Rules, arch: u32) -> Option<NodeId> {
-    let mut blocks: HashMap<Decision, NodeId> = HashMap::new();
+    // A profile has few kinds of decisions.
+    let mut blocks: Vec<(Decision, NodeId)> = Vec::new();
     let mut ranges: Vec<Range> = Vec::new();
     let mut before = None;
     for first in rules.breakpoints(arch) {
@@ -150,14 +149,16 @@ fn numbers(graph: &mut Graph, rules: &Rules, arch: u32) -> Option<NodeId> {
         if before.as_ref() == Some(&decision) && first != X32_BIT {
             continue;
         }
-        before = Some(decision.clone());
-        let node = match blocks.get(&decision) {
-            Some(node) => *node,
+        let known = blocks.iter().find(|(known, _)| *known == decision);
+        let node = match known {
+            Some((_, node)) => *node,
             None => {
                 let node = arguments(graph, &decision)?;
-                *blocks.entry(decision).or_insert(node)
+                blocks.push((decision.clone(), node));
+                node
             }
         };
+        before = Some(decision);
         // The range at x32's first number starts a tree of its own, see below.
         if first == X32_BIT || ranges.last().is_none_or(|last| last.node != node) {
             ranges.push(Range { first, node });

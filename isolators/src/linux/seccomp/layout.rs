@@ -3,10 +3,10 @@
 //! Branches reach at most 255 instructions ahead and never back, so the order is made from the end to the start, when
 //! every target is already placed; farther targets get a copy (a return) or a long jump in between.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A comparison of the accumulator with a constant, unsigned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Test {
     /// `BPF_JEQ`
     Equal,
@@ -40,11 +40,11 @@ impl Test {
 }
 
 /// A node of a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(usize);
 
 /// An instruction with what follows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Node {
     /// Ends with this value.
     Return(u32),
@@ -60,7 +60,7 @@ pub enum Node {
 #[derive(Debug, Default)]
 pub struct Graph {
     nodes: Vec<Node>,
-    known: HashMap<Node, NodeId>,
+    known: BTreeMap<Node, NodeId>,
 }
 
 impl Graph {
