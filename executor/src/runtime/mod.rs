@@ -94,11 +94,6 @@ pub fn main() -> u8 {
                 }
                 (name, _) => log::failure(&format!("{program} {name} failed: {error}")),
             }
-            ExitCode::from(status)
-            log::failure(&match name {
-                "exec" => format!("exec failed: {error}"),
-                name => format!("{program} {name} failed: {error}"),
-            });
             status
         }
         (result, _) => finish(result),

@@ -124,8 +124,9 @@ fn make(path: &CStr, create: Create, plain: bool) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Open for reading: a writer left open would keep the mount from becoming read-only.
 fn make_file(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644))
 }
 
