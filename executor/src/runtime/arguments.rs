@@ -98,7 +98,7 @@ pub struct Exec {
     /// Give the process a terminal
     #[arg(long, short)]
     pub tty: bool,
-    /// UID[:GID]
+    /// `UID[:GID]`
     #[arg(long, short, value_name = "USER")]
     pub user: Option<String>,
     /// Additional group
@@ -128,7 +128,7 @@ pub struct Exec {
     /// Pass that many descriptors beyond standard ones and those of LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
-    /// Existing cgroup below the container's, [CONTROLLERS:]PATH
+    /// Existing cgroup below the container's, `[CONTROLLERS:]PATH`
     #[arg(long, value_name = "CGROUP")]
     pub cgroup: Vec<String>,
     /// Also in a paused container

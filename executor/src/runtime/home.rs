@@ -83,13 +83,12 @@ fn home_of(root: &Path, uid: u32) -> Option<String> {
         .read_to_end(&mut text)
         .ok()?;
     let text = String::from_utf8_lossy(&text);
-    let home = text.lines().find_map(|line| {
+    text.lines().find_map(|line| {
         let mut fields = line.split(':');
         let is_user = fields.nth(2)?.parse() == Ok(uid);
         fields
             .nth(2)
             .filter(|home| is_user && !home.is_empty())
             .map(str::to_owned)
-    });
-    home
+    })
 }

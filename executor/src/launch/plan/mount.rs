@@ -423,10 +423,10 @@ pub(super) fn by_directory(mounts: Vec<Step>, root: &CString) -> Vec<Step> {
     for step in mounts {
         let here = match &own {
             Some(own) => on_own_directory(step, own),
-            None => Err(step),
+            None => Err(Box::new(step)),
         };
         let step = match here {
-            Err(step) => step,
+            Err(step) => *step,
             Ok((directory, here)) => {
                 if !is_inside {
                     steps.push(Step::EnterMount(directory));
@@ -457,7 +457,7 @@ pub(super) fn by_directory(mounts: Vec<Step>, root: &CString) -> Vec<Step> {
 fn on_own_directory(
     step: Step,
     (directory, names): &(CString, Vec<CString>),
-) -> std::result::Result<(CString, Step), Step> {
+) -> std::result::Result<(CString, Step), Box<Step>> {
     let name = match &step {
         Step::Mount(MountStep {
             target,
@@ -486,7 +486,7 @@ fn on_own_directory(
                 file_system,
             },
         )),
-        (_, step) => Err(step),
+        (_, step) => Err(Box::new(step)),
     }
 }
 
