@@ -352,7 +352,10 @@ impl Waiting {
 
     /// Ends the child because of `error`.
     fn give_up(self, error: Error) -> Error {
-        self.process.end();
+        match error {
+            Error::Caller(_) => self.process.leave_to_die(),
+            _ => self.process.end(),
+        }
         error
     }
 

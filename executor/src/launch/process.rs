@@ -20,6 +20,9 @@ use crate::pidfd;
 /// How long a killed process may take to be gone.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
+/// How long one that may be frozen may take: whoever stopped waiting for it has waited already.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
+
 /// A container's first process. One that nobody waited for is killed and reaped when this is dropped: no launch leaves
 /// one behind, wherever it failed.
 #[derive(Debug)]
@@ -43,23 +46,31 @@ impl Drop for Process {
 impl Process {
     /// Kills it and takes its status, unless that was done; waits a second at most.
     pub(super) fn end(&self) {
-        if self.is_done_with.get() {
-            return;
+        if let Err(error) = self.end_within(LAST_WAIT) {
+            // Frozen: cleaning up its cgroups thaws it, and it dies.
+            tracing::error!(pid = self.host_pid, %error, "a killed container does not end");
+        }
+    }
+
+    /// The same for one that its caller no longer waits for, as when it is frozen: it dies once it is thawed, and that is
+    /// not waited for.
+    pub(super) fn leave_to_die(&self) {
+        if let Err(error) = self.end_within(SHORT_WAIT) {
+            tracing::debug!(pid = self.host_pid, %error, "it dies once it is thawed");
+        }
+    }
+
+    fn end_within(&self, limit: Duration) -> io::Result<()> {
+        if self.is_done_with.replace(true) {
+            return Ok(());
         }
         self.kill();
-        match pidfd::ended_within(&self.pidfd, LAST_WAIT) {
-            Ok(true) => {
-                // Of a status that nobody asked for there is nothing to tell.
-                let _ = self.reap();
-            }
-            // Frozen: cleaning up its cgroups thaws it, and it dies.
-            other => tracing::error!(
-                pid = self.host_pid,
-                ?other,
-                "a killed container does not end"
-            ),
+        match pidfd::ended_within(&self.pidfd, limit)? {
+            // Of a status that nobody asked for there is nothing to tell.
+            true => drop(self.reap()),
+            false => return Err(io::ErrorKind::TimedOut.into()),
         }
-        self.is_done_with.set(true);
+        Ok(())
     }
 
     pub(super) fn new(pidfd: OwnedFd, socket: OwnedFd) -> io::Result<Self> {
