@@ -89,7 +89,10 @@ mod armed {
             }
             "hold" => match rest.split_once(':') {
                 Some((socket, held)) if held == name => {
-                    let mut socket = UnixStream::connect(socket)?;
+                    // Only the first who comes here is held.
+                    let Ok(mut socket) = UnixStream::connect(socket) else {
+                        return Ok(());
+                    };
                     socket.write_all(b"!")?;
                     // It ends with an error when its other end is gone: all the same.
                     let _ = socket.read(&mut [0]);

@@ -102,7 +102,7 @@ pub fn only_line(finished: &Finished) -> String {
 /// A process that waits at a point or a step, until this is dropped.
 #[derive(Debug)]
 pub struct Hold {
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     path: PathBuf,
     held: Option<UnixStream>,
 }
@@ -119,7 +119,7 @@ impl Hold {
         let listener = UnixListener::bind(&path).expect("a socket of the test");
         listener.set_nonblocking(true).expect("a socket");
         Self {
-            listener,
+            listener: Some(listener),
             path,
             held: None,
         }
@@ -141,8 +141,10 @@ impl Hold {
     /// When it never comes.
     #[track_caller]
     pub fn wait(&mut self) {
-        let held = wait::until("it is held", LIMIT, || self.listener.accept().ok());
-        let mut held = held.0;
+        let listener = self.listener.take().expect("it is waited for once");
+        let (mut held, _) = wait::until("it is held", LIMIT, || listener.accept().ok());
+        // Whoever else comes as far as that goes on.
+        drop(listener);
         held.set_nonblocking(false).expect("a socket");
         held.set_read_timeout(Some(LIMIT)).expect("a socket");
         let read = held.read(&mut [0]).expect("it comes as far as that");
