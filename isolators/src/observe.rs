@@ -36,6 +36,24 @@ pub fn whole_text(path: &Path) -> io::Result<String> {
     String::from_utf8(whole(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// Reads a file of /proc that is one record, as `status` is: the kernel gives it in one piece, so that a read which does
+/// not fill the room has found the end.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn record(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mut content = vec![0; ROOM];
+    let length = file.read(&mut content)?;
+    let is_whole = length < content.len();
+    content.truncate(length);
+    if !is_whole {
+        file.read_to_end(&mut content)?;
+    }
+    // Command names may hold any byte.
+    Ok(String::from_utf8_lossy(&content).into_owned())
+}
+
 /// Reads `/proc/PID/<name>`.
 ///
 /// # Errors
@@ -155,7 +173,7 @@ pub fn threads(target: &Target) -> Result<Vec<ThreadStatus>> {
 /// When /proc cannot be read.
 pub fn own_thread() -> Result<ThreadStatus> {
     let path = Path::new("/proc/thread-self/status");
-    let status = whole(path).and_then(|text| ThreadStatus::parse(&String::from_utf8_lossy(&text)));
+    let status = record(path).and_then(|text| ThreadStatus::parse(&text));
     status.map_err(|source| Error::file("read", path, source))
 }
 

@@ -342,12 +342,19 @@ impl Waiting {
             .iter()
             .any(|step| matches!(step, Step::AwaitStart { init: true, .. }));
         match self.hear(attendant) {
-            Ok(Some(Record::Executed)) => Ok(self.process),
+            Ok(Some(Record::Executed)) => Ok(self.let_go()),
             // The socket closes on execve(2).
-            Ok(None) if !with_init => Ok(self.process),
+            Ok(None) if !with_init => Ok(self.let_go()),
             Ok(other) => Err(self.abandon(other)),
             Err(error) => Err(self.give_up(error)),
         }
+    }
+
+    /// Closes what was opened for the launch.
+    fn let_go(self) -> Process {
+        let all = self.steps.into_iter().flat_map(Step::into_descriptors);
+        sys::close_all(all.collect());
+        self.process
     }
 
     /// Ends the child because of `error`.

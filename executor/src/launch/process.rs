@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{WaitId, WaitIdOptions};
-use tepui_isolators::observe::whole_text;
+use tepui_isolators::observe::record;
 
 use super::report::Record;
 use super::sys;
@@ -205,7 +205,7 @@ impl Process {
 /// its children by other numbers (pidfd's fdinfo, Linux 5.4).
 pub(super) fn host_pid(pidfd: &OwnedFd) -> io::Result<u32> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let text = whole_text(Path::new(&path))?;
+    let text = record(Path::new(&path))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
     // -1 or 0: it is gone, or not in the namespace of this /proc.
     let pid = line

@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
 
 use tepui_isolators::Attribute;
 use tepui_isolators::launch_info::{CapabilitySets, Rlimit, SeccompFilter};
@@ -87,7 +88,7 @@ pub enum Step {
     /// Puts a tree where the root is about to cover it: only of one that is in this mount namespace can a copy be made.
     Park {
         /// The tree.
-        tree: OwnedFd,
+        tree: Arc<OwnedFd>,
         /// Where.
         target: CString,
     },
@@ -292,7 +293,7 @@ pub enum Tree {
     Ready(OwnedFd),
     /// Made before the clone and parked: mounted is a copy of it. Mount tables are in the order in which mounts were made,
     /// and this one shall stand in its place in the configured order.
-    Parked(OwnedFd),
+    Parked(Arc<OwnedFd>),
     /// Opened by the child, while the host's tree is still there: by one that has privileges in its own user namespace
     /// only.
     OfHost(OpenTree),
@@ -371,6 +372,34 @@ pub struct Execute {
     pub arguments: StringArray,
     /// Environment.
     pub environment: StringArray,
+}
+
+impl Step {
+    /// Gives up the descriptors that most launches have many of; others are closed with the step.
+    pub fn into_descriptors(self) -> Vec<OwnedFd> {
+        match self {
+            Self::JoinCgroup { tasks, .. } => vec![tasks],
+            Self::Stdio { from, .. } => vec![from],
+            Self::Covers { null, empty } => null.into_iter().chain(empty).collect(),
+            Self::Park { tree, .. } => Arc::into_inner(tree).into_iter().collect(),
+            Self::AttachRoot { tree, .. } => tree.into_descriptor().into_iter().collect(),
+            Self::Mount(MountStep {
+                source: MountSource::Tree { tree, .. },
+                ..
+            }) => tree.into_descriptor().into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Tree {
+    fn into_descriptor(self) -> Option<OwnedFd> {
+        match self {
+            Self::Ready(tree) => Some(tree),
+            Self::Parked(tree) => Arc::into_inner(tree),
+            Self::OfHost(_) | Self::Inside(_) => None,
+        }
+    }
 }
 
 fn text(string: &CStr) -> String {

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use tepui_isolators::attribute::Scheduler;
@@ -482,6 +482,23 @@ pub fn end_on_signal(signal: i32) -> Result<()> {
     Ok(())
 }
 
+/// Closes descriptors, those with numbers in a row at once (close_range(2), 5.9).
+pub fn close_all(mut descriptors: Vec<OwnedFd>) {
+    descriptors.sort_unstable_by_key(AsRawFd::as_raw_fd);
+    let mut numbers = descriptors
+        .into_iter()
+        .map(IntoRawFd::into_raw_fd)
+        .peekable();
+    while let Some(first) = numbers.next() {
+        let mut last = first;
+        while let Some(next) = numbers.next_if_eq(&(last + 1)) {
+            last = next;
+        }
+        // It cannot fail: all of them are open and ours.
+        let _ = system_call!("no pointers", libc::SYS_close_range, first, last, 0);
+    }
+}
+
 /// close(2) of a descriptor that somebody else in this process still counts as his: only for a child that is about to
 /// execute.
 pub fn close_in_child(descriptor: BorrowedFd<'_>) -> Result<()> {
@@ -590,6 +607,8 @@ pub fn loopback_up() -> Result<()> {
         libc::SIOCSIFFLAGS,
         &raw mut request
     )?;
+    // execve(2) closes it.
+    let _ = socket.into_raw_fd();
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use oci_spec::runtime::{
 use serde_json::Value;
 use tepui_isolators::cgroups::device_rules::usual_rules;
 use tepui_isolators::linux::capabilities;
+use tepui_isolators::observe::whole;
 use tepui_isolators::posix::rlimits;
 use tepui_isolators::{CgroupPlacement, ContainerId, Declaration, RootFilesystem};
 
@@ -36,7 +37,7 @@ impl Bundle {
     pub fn load(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(Error::file("find the bundle", path))?;
         let file = path.join("config.json");
-        let text = match std::fs::read(&file) {
+        let text = match whole(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::bundle(format!(
                     "JSON specification file config.json not found in {}",

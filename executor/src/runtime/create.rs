@@ -168,7 +168,7 @@ impl Made {
         Ok(())
     }
 
-    fn handover(&self, lifetime: Lifetime, preserved: u32) -> Result<(OwnedFd, Handover)> {
+    fn handover(&self, lifetime: Lifetime, preserved: u32) -> Result<(Option<OwnedFd>, Handover)> {
         let spec = &self.declaration.spec;
         let process = spec.process().as_ref();
         let is_terminal = process
@@ -189,8 +189,11 @@ impl Made {
             }
             Lifetime::Detached | Lifetime::Foreground => None,
         };
-        let state = hooks::state_file()?;
         let all = spec.hooks().clone().unwrap_or_default();
+        let state = match hooks::all(&all).next() {
+            Some(_) => Some(hooks::state_file()?),
+            None => None,
+        };
         let on_host = all.prestart().is_some() || all.create_runtime().is_some();
         let handover = Handover {
             stdio,
@@ -201,9 +204,9 @@ impl Made {
             create_hooks: hooks::inside(
                 all.create_container().as_ref(),
                 Some(&self.entry.state.bundle),
-                &state,
+                state.as_ref(),
             )?,
-            start_hooks: self.start_hooks(all.start_container().as_ref(), &state)?,
+            start_hooks: self.start_hooks(all.start_container().as_ref(), state.as_ref())?,
             waits_when_mounted: on_host || all.start_container().is_some(),
             state: hooks::spec_state(&self.entry.state, ContainerState::Creating),
         };
@@ -211,7 +214,11 @@ impl Made {
     }
 
     /// The hooks inside that run last: without an environment of their own they have that of the program.
-    fn start_hooks(&self, hooks: Option<&Vec<Hook>>, state: &OwnedFd) -> Result<Vec<HookStep>> {
+    fn start_hooks(
+        &self,
+        hooks: Option<&Vec<Hook>>,
+        state: Option<&OwnedFd>,
+    ) -> Result<Vec<HookStep>> {
         let mut hooks = hooks.cloned();
         let process = self.declaration.spec.process().as_ref();
         let environment = process.and_then(|process| process.env().clone());
@@ -255,7 +262,7 @@ impl Made {
 /// What happens while the container waits to be made.
 struct Maker<'a> {
     entry: &'a mut Entry,
-    state_file: OwnedFd,
+    state_file: Option<OwnedFd>,
     prestart: Vec<Hook>,
     create_runtime: Vec<Hook>,
 }
@@ -267,7 +274,9 @@ impl Maker<'_> {
         let state = &self.entry.state;
         // The lifecycle is past its second step, the environment is there (runtime-spec runtime.md "State").
         let created = hooks::state(state, "created", process.host_pid);
-        hooks::fill(&self.state_file, &created)?;
+        if let Some(file) = &self.state_file {
+            hooks::fill(file, &created)?;
+        }
         hooks::run_host("prestart", &self.prestart, &created, &state.bundle)?;
         Error::at("prestart")?;
         hooks::run_host(

@@ -188,8 +188,11 @@ pub fn fill(file: &OwnedFd, state: &Value) -> Result<()> {
 pub fn inside(
     hooks: Option<&Vec<Hook>>,
     bundle: Option<&Path>,
-    state: &OwnedFd,
+    state: Option<&OwnedFd>,
 ) -> Result<Vec<HookStep>> {
+    let Some(state) = state else {
+        return Ok(Vec::new());
+    };
     let text = |text: &OsStr| {
         CString::new(text.as_bytes())
             .map_err(|_| Error::bundle(format!("hook argument {text:?} holds a NUL byte")))

@@ -80,10 +80,15 @@ impl Store {
     pub fn create(&self, id: &ContainerId, new: NewContainer) -> Result<Entry> {
         let mut builder = std::fs::DirBuilder::new();
         // Sticky, so that what tidies $XDG_RUNTIME_DIR leaves it alone (XDG Base Directory Specification).
-        builder.mode(0o1700).recursive(true);
-        builder
-            .create(&self.root)
-            .map_err(file_error("make", &self.root))?;
+        builder.mode(0o1700);
+        let made = match builder.create(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                builder.recursive(true).create(&self.root)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        };
+        made.map_err(file_error("make", &self.root))?;
         builder.mode(0o700);
         let unfinished = unfinished_in(&self.root);
         builder

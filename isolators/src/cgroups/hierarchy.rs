@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::live::LiveMount;
-use crate::observe::{parse_mountinfo, whole_text};
+use crate::observe::{parse_mountinfo, record, whole_text};
 
 /// The interface of a hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,8 @@ impl Hierarchies {
             return Ok(known);
         }
         let mountinfo = read(Path::new("/proc/self/mountinfo"))?;
-        let own = read(Path::new("/proc/self/cgroup"))?;
+        let path = Path::new("/proc/self/cgroup");
+        let own = record(path).map_err(|error| Error::file("read", path, error))?;
         let table: Vec<Place<'_>> = mountinfo.lines().filter_map(Place::parse).collect();
         let mut found = Self::parse(&mountinfo, &own);
         let cgroups = mountinfo

@@ -60,7 +60,14 @@ impl Isolator for Lsm {
     }
 
     fn prepare(&self, _: &ContainerId, declaration: &Declaration) -> Result<ContainerLaunchInfo> {
-        labels(declared(declaration), Modules::of_this_kernel())
+        match declared(declaration) {
+            Declared {
+                profile: None,
+                label: None,
+                mount_label: None,
+            } => Ok(ContainerLaunchInfo::default()),
+            declared => labels(declared, Modules::of_this_kernel()),
+        }
     }
 
     fn observe(&self, target: &Target, _: &Declaration, live: &mut Live) -> Result<()> {

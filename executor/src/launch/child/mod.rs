@@ -25,7 +25,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use tepui_isolators::{fault, undefended};
 
 use super::report::Record;
-use super::step::{Create, Execute, HookStep, Ids, OWN_UMASK, Step};
+use super::step::{Create, Execute, HookStep, Ids, OWN_UMASK, Step, Tree};
 use super::sys;
 
 /// What the steps hand on to each other.
@@ -37,12 +37,14 @@ struct Context<'a> {
     /// A detached procfs of the container's own namespaces, which no mount of the image or of another container can
     /// cover: every write to /proc/sys and /proc/self goes there.
     proc: Option<OwnedFd>,
-    /// The tree of ours that was mounted last, as far as it was made here.
-    own_tree: Option<OwnedFd>,
+    /// Where mounts are put.
+    places: mount::Places<'a>,
     /// What hides paths.
     masks: mount::Masks<'a>,
     /// The Landlock ruleset that is being made.
     landlock: Option<OwnedFd>,
+    /// Whether the root was changed, and is the working directory.
+    is_at_root: bool,
     /// Whether the working directory was entered while we still had every right to.
     is_in_working_directory: bool,
     /// How a hook ended that did not end well.
@@ -62,9 +64,10 @@ pub fn run(steps: &[Step], socket: BorrowedFd<'_>) -> ! {
         socket,
         starter: None,
         proc: None,
-        own_tree: None,
+        places: mount::Places::default(),
         masks: mount::Masks::default(),
         landlock: None,
+        is_at_root: false,
         is_in_working_directory: false,
         hook_status: 0,
     };
@@ -143,11 +146,16 @@ fn apply<'a>(step: &'a Step, context: &mut Context<'a>) -> Result<(), Errno> {
             rustix::mount::mount(c"overlay", target, c"overlay", flags, options)
         }
         Step::Park { tree, target } => mount::park(tree.as_fd(), target),
-        Step::AttachRoot { tree, target, .. } => mount::attach_root(tree, target),
+        Step::AttachRoot { tree, target, .. } => {
+            if let Tree::Ready(tree) = tree {
+                context.places.root = Some(tree);
+            }
+            mount::attach_root(tree, target)
+        }
         Step::EnterRoot(path) => rustix::process::chdir(path.as_c_str()),
-        Step::Mount(mount) => mount::mount_inside(mount, &mut context.own_tree),
+        Step::Mount(mount) => mount::mount_inside(mount, &mut context.places),
         Step::EnterMount(path) => {
-            let tree = match context.own_tree.take() {
+            let tree = match context.places.own.take() {
                 Some(tree) => tree,
                 None => place::resolve(path, ResolveFlags::empty())?,
             };
@@ -165,7 +173,10 @@ fn apply<'a>(step: &'a Step, context: &mut Context<'a>) -> Result<(), Errno> {
         Step::Mask(path) => context.masks.mask(path),
         Step::OwnPropagation(flags) => mount::set_own_propagation(*flags),
         Step::ReadonlyPath(path) => mount::make_readonly(path),
-        Step::PivotRoot => mount::pivot_root(),
+        Step::PivotRoot => {
+            context.is_at_root = true;
+            mount::pivot_root()
+        }
         Step::MakeDirectory(path) => {
             place::resolve_or_make(path, Create::Directory, false).map(drop)
         }
@@ -204,6 +215,11 @@ fn apply<'a>(step: &'a Step, context: &mut Context<'a>) -> Result<(), Errno> {
             keeps
                 .as_ref()
                 .map_or(Ok(()), |keeps| close_others(*first, keeps, context))
+        }
+        // Where we are since the pivot.
+        Step::EarlyWorkingDirectory(path) if context.is_at_root && path.as_c_str() == c"/" => {
+            context.is_in_working_directory = true;
+            Ok(())
         }
         Step::EarlyWorkingDirectory(path) => {
             context.is_in_working_directory = match rustix::process::chdir(path.as_c_str()) {

@@ -27,7 +27,8 @@ pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(),
 pub(super) fn attach_root(tree: &Tree, target: &CStr) -> Result<(), Errno> {
     let opened;
     let tree = match tree {
-        Tree::Ready(tree) | Tree::Parked(tree) => tree,
+        Tree::Ready(tree) => tree,
+        Tree::Parked(tree) => tree.as_ref(),
         Tree::OfHost(open) | Tree::Inside(open) => {
             opened = open_of_host(open)?;
             &opened
@@ -106,8 +107,17 @@ fn place_of(mount: &MountStep, directory: bool) -> Result<Place, Errno> {
     Ok(place)
 }
 
+/// Where mounts are put.
+#[derive(Default)]
+pub(super) struct Places<'a> {
+    /// The new root, where it is a tree that was opened before the clone.
+    pub(super) root: Option<&'a OwnedFd>,
+    /// The tree of ours that was mounted last, as far as it was made here.
+    pub(super) own: Option<OwnedFd>,
+}
+
 /// Mounts one. A tree that we have filled is handed out, so that it can be entered.
-pub(super) fn mount_inside(mount: &MountStep, own: &mut Option<OwnedFd>) -> Result<(), Errno> {
+pub(super) fn mount_inside(mount: &MountStep, places: &mut Places<'_>) -> Result<(), Errno> {
     match &mount.source {
         MountSource::Tree { tree, .. } => {
             let opened = match tree {
@@ -124,7 +134,7 @@ pub(super) fn mount_inside(mount: &MountStep, own: &mut Option<OwnedFd>) -> Resu
             let place = place_of(mount, is_directory)?;
             attach(tree.as_fd(), place.file.as_fd())?;
             leave_open(place.file);
-            *own = opened.filter(|_| !mount.filled_with.is_empty());
+            places.own = opened.filter(|_| !mount.filled_with.is_empty());
             Ok(())
         }
         MountSource::New {
@@ -166,13 +176,18 @@ pub(super) fn mount_inside(mount: &MountStep, own: &mut Option<OwnedFd>) -> Resu
         }
         MountSource::Whole(whole) => {
             let place = place_of(mount, true)?;
-            let root = resolve(c"/", ResolveFlags::empty())?;
+            let opened = match places.root {
+                Some(_) => None,
+                None => Some(resolve(c"/", ResolveFlags::empty())?),
+            };
             // mount(2) knows paths only, and this one cannot be led astray.
             rustix::process::fchdir(&place.file)?;
             let mounted = mount_on(c".", whole);
-            rustix::process::fchdir(&root)?;
+            if let Some(root) = places.root.or(opened.as_ref()) {
+                rustix::process::fchdir(root)?;
+            }
             leave_open(place.file);
-            leave_open(root);
+            opened.into_iter().for_each(leave_open);
             mounted
         }
     }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tepui_isolators::attribute::{Attribute, Stage};
 use tepui_isolators::launch_info::{CapabilitySets, SeccompFilter};
 use tepui_isolators::linux::seccomp::missing_calls;
-use tepui_isolators::observe::whole_text;
+use tepui_isolators::observe::record;
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefended};
 
 use super::error::{Error, Result};
@@ -142,7 +142,7 @@ pub fn steps(
         let has_console = terminal.is_some_and(|terminal| terminal.is_console);
         let nodes = &info.device_nodes;
         let late = ground.mount_steps(info.mounts, nodes, has_console, &mut mounts)?;
-        steps.extend(mount::parking(&mounts, &target)?);
+        steps.extend(mount::parking(&mounts, &target));
         steps.push(ground.root_step(root, &target)?);
         steps.push(Step::EnterRoot(target.clone()));
         steps.extend(mount::by_directory(mounts, &target));
@@ -250,11 +250,14 @@ pub fn steps(
     steps.extend(info.capabilities.map(drop));
     let groups = user.additional_gids().clone().unwrap_or_default();
     let may_set_groups = !info.id_maps.as_ref().is_some_and(id_maps::denies_setgroups);
-    steps.push(Step::Ids(Ids {
+    let ids = Ids {
         uid,
         gid: user.gid(),
         groups: (may_set_groups || !groups.is_empty()).then_some(groups),
-    }));
+    };
+    if has_user_namespace || joins_user_namespace || !inherited.is(&ids) {
+        steps.push(Step::Ids(ids));
+    }
     steps.extend(info.capabilities.map(Step::Capabilities));
     // As the user, who may lack the right to enter it.
     steps.push(match is_entered_early {
@@ -311,6 +314,9 @@ fn c_path(path: &Path) -> Result<CString> {
 
 /// What a clone of this process starts with.
 struct Inherited {
+    /// Real, effective, saved and file system user, then the same of the group.
+    ids: [u32; 8],
+    groups: Vec<u32>,
     umask: u64,
     /// The ignored signals as a mask (bit n-1 is signal n): CLONE_CLEAR_SIGHAND leaves those ignored, and so does
     /// execve(2).
@@ -320,19 +326,39 @@ struct Inherited {
 }
 
 impl Inherited {
+    /// Whether the process is this user already.
+    fn is(&self, wanted: &Ids) -> bool {
+        let (users, groups) = self.ids.split_at(4);
+        let are = |ids: &[u32], wanted: u32| ids.iter().all(|id| *id == wanted);
+        let others = wanted.groups.as_ref().is_none_or(|all| *all == self.groups);
+        are(users, wanted.uid) && are(groups, wanted.gid) && others
+    }
+
     fn of_this_thread() -> Result<Self> {
         let path = Path::new("/proc/thread-self/status");
         let failed = |source| Error::Open {
             path: path.to_owned(),
             source,
         };
-        let status = whole_text(path).map_err(failed)?;
+        let status = record(path).map_err(failed)?;
         let number = |name: &str, radix| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             let number = line.and_then(|text| u64::from_str_radix(text.trim(), radix).ok());
             number.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
         };
+        let ids = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let words = line.unwrap_or_default().split_ascii_whitespace();
+            words
+                .map_while(|word| word.parse().ok())
+                .collect::<Vec<u32>>()
+        };
+        let own = [ids("Uid:"), ids("Gid:")].concat();
         Ok(Self {
+            ids: own
+                .try_into()
+                .map_err(|_| failed(std::io::ErrorKind::InvalidData.into()))?,
+            groups: ids("Groups:"),
             umask: number("Umask:", 8)?,
             ignored_signals: number("SigIgn:", 16)?,
             bounding: number("CapBnd:", 16)?,

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use tepui_isolators::launch_info::{
     DeviceNode, IdMaps, Mount, MountAttributes, MountIdMap, MountKind, RootMount,
 };
-use tepui_isolators::observe::whole_text;
+use tepui_isolators::observe::record;
 use tepui_isolators::{ContainerLaunchInfo, Declaration, RootFilesystem, undefended};
 
 use super::{c_path, null_device};
@@ -339,7 +340,7 @@ impl Ground {
                     name: c"devices".into(),
                     // A shared one would share what is put on top of it: the root.
                     tree: match changes.propagation {
-                        0 => Tree::Parked(tree),
+                        0 => Tree::Parked(tree.into()),
                         _ => Tree::Ready(tree),
                     },
                 }
@@ -491,7 +492,7 @@ fn on_own_directory(
 }
 
 /// What parks the trees of these mounts where the root is to be.
-pub(super) fn parking(mounts: &[Step], target: &CString) -> Result<Vec<Step>> {
+pub(super) fn parking(mounts: &[Step], target: &CString) -> Vec<Step> {
     let parked = mounts.iter().filter_map(|step| match step {
         Step::Mount(MountStep {
             source:
@@ -503,13 +504,9 @@ pub(super) fn parking(mounts: &[Step], target: &CString) -> Result<Vec<Step>> {
         }) => Some(tree),
         _ => None,
     });
-    let park = |tree: &OwnedFd| {
-        let tree = tree.try_clone();
-        let tree = tree.map_err(|source| Error::Devices { source })?;
-        Ok(Step::Park {
-            tree,
-            target: target.clone(),
-        })
+    let park = |tree: &Arc<OwnedFd>| Step::Park {
+        tree: tree.clone(),
+        target: target.clone(),
     };
     parked.map(park).collect()
 }
@@ -526,7 +523,7 @@ fn is_privileged() -> bool {
 
 /// Whether that is the first one, which alone may make devices.
 fn is_root_of_host() -> bool {
-    let map = whole_text(Path::new("/proc/self/uid_map")).unwrap_or_default();
+    let map = record(Path::new("/proc/self/uid_map")).unwrap_or_default();
     is_privileged() && map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
@@ -558,10 +555,12 @@ fn about(error: Error, what: &CStr, target: &CStr) -> Error {
 fn check_is_proc(tree: &Tree, name: &CStr) -> Result<()> {
     /// `PROC_ROOT_INO`: a directory of a procfs could be any process' view.
     const ROOT_INODE: u64 = 1;
+    let of_file = |tree: &OwnedFd| {
+        rustix::fs::fstatfs(tree).and_then(|found| Ok((found, rustix::fs::fstat(tree)?)))
+    };
     let seen = match tree {
-        Tree::Ready(tree) | Tree::Parked(tree) => {
-            rustix::fs::fstatfs(tree).and_then(|found| Ok((found, rustix::fs::fstat(tree)?)))
-        }
+        Tree::Ready(tree) => of_file(tree),
+        Tree::Parked(tree) => of_file(tree),
         Tree::OfHost(open) | Tree::Inside(open) => rustix::fs::statfs(&open.path)
             .and_then(|found| Ok((found, rustix::fs::stat(&open.path)?))),
     };
