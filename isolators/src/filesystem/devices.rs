@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use libc::{S_IFBLK, S_IFCHR, S_IFIFO};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
@@ -131,8 +132,9 @@ fn links() -> Links {
     let mut links: Links = LINKS
         .map(|(link, to)| (link.to_owned(), to.to_owned()))
         .to_vec();
+    static HAS_CORE: OnceLock<bool> = OnceLock::new();
     // A kernel may be built without it.
-    if !Path::new("/proc/kcore").exists() {
+    if !HAS_CORE.get_or_init(|| Path::new("/proc/kcore").exists()) {
         links.retain(|(_, to)| to.as_c_str() != c"/proc/kcore");
     }
     links

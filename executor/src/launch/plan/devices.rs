@@ -11,7 +11,7 @@ use tepui_isolators::launch_info::{DeviceNode, IdMaps};
 
 type FilesystemOptions = Vec<(CString, Option<CString>)>;
 
-/// The tmpfs. Everything in it belongs to whom `maps` map its owner to.
+/// The tmpfs. Everything in it belongs to whom `maps` map its owner to. For a process without a umask.
 pub(super) fn tree(
     nodes: &[DeviceNode],
     links: &[(CString, CString)],
@@ -41,7 +41,6 @@ pub(super) fn tree(
     if !names_owner {
         owner.give(tree.as_fd(), c".", 0, 0)?;
     }
-    let _as_given = WithoutUmask::new();
     for directory in directories {
         make_directory(tree.as_fd(), directory, &owner)?;
     }
@@ -167,10 +166,10 @@ fn make_directory(directory: BorrowedFd<'_>, name: &CStr, owner: &Owner<'_>) -> 
 }
 
 /// While it lives, what this process makes has the mode that is asked for.
-struct WithoutUmask(Mode);
+pub(super) struct WithoutUmask(Mode);
 
 impl WithoutUmask {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(rustix::process::umask(Mode::empty()))
     }
 }
@@ -218,6 +217,7 @@ mod tests {
             uid,
             gid: 3,
         };
+        let _as_given = WithoutUmask::new();
         let make = |nodes: &[DeviceNode], options| {
             let links = [(c"fd".to_owned(), c"/proc/self/fd".to_owned())];
             tree(nodes, &links, &[c"pts".to_owned()], options, Some(&maps))

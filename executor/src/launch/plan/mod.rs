@@ -80,8 +80,9 @@ pub fn steps(
         Step::DefaultSignals(inherited.ignored_signals),
         Step::NewSession,
     ]);
-    // Our init takes over the blocked signals.
-    steps.extend((!init).then_some(Step::EndOnSignals));
+    // Who waits for another's word may be asked to end meanwhile. Our init takes over the blocked signals.
+    let waits_long = handover.start.is_some() && !init;
+    steps.extend(waits_long.then_some(Step::EndOnSignals));
     // Before anything is charged to the wrong cgroup.
     for directory in &info.cgroup_v1 {
         steps.push(join_cgroup(directory)?);

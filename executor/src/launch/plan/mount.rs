@@ -142,6 +142,7 @@ impl Ground {
         steps: &mut Vec<Step>,
     ) -> Result<Vec<Step>> {
         let mut late = Vec::new();
+        let _as_given = devices::WithoutUmask::new();
         let targets: Vec<_> = mounts.iter().map(|mount| mount.target.clone()).collect();
         for (index, mut mount) in mounts.into_iter().enumerate() {
             let later = targets[index + 1..].iter().map(CString::as_c_str);
