@@ -84,7 +84,10 @@ fn in_a_user_namespace_of(ground: &Ground, first: u32, count: u32) -> Bundle<'_>
         .with("/linux/gidMappings", ids)
         .with(
             "/linux/seccomp",
-            seccomp(json!([{ "names": ["swapon"], "action": "SCMP_ACT_NOTIFY" }])),
+            seccomp(json!([
+                { "names": ["swapon"], "action": "SCMP_ACT_NOTIFY" },
+                { "names": ["getcwd"], "action": "SCMP_ACT_ERRNO" },
+            ])),
         )
         .with(
             "/linux/seccomp/listenerPath",
@@ -124,9 +127,10 @@ const CAPABILITIES: [&str; 10] = [
     "sys_admin",
 ];
 
-/// `command`, by that user.
+/// `command`, by that user, whose files are nobody else's business.
 pub fn as_another_user(ground: &Ground, command: &Command) -> Command {
-    let mut setpriv = ground.command("setpriv");
+    let mut setpriv = ground.command("sh");
+    setpriv.args(["-c", "umask 077 && exec \"$@\"", "sh", "setpriv"]);
     setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     let capabilities: String = CAPABILITIES.map(|name| format!(",+{name}")).concat();
     setpriv.arg(format!("--inh-caps=-all{capabilities}"));
