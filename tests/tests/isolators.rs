@@ -118,13 +118,23 @@ fn removed(name: &str) {
         eprintln!("skipped: {controller} has no hierarchy of v1 here");
         return;
     }
-    // On cgroup v2 one directory serves all controllers: a container loses it only with the last of them.
-    let with_it = |other: &str| match name {
+    // One directory serves all controllers of a hierarchy: a container loses it only with the last of them.
+    let shares_with_it = |other: &str| match name {
         "cgroups/freezer" if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() => {
             other.starts_with("cgroups/")
         }
-        _ => other == name,
+        _ => match (
+            name.strip_prefix("cgroups/"),
+            other.strip_prefix("cgroups/"),
+        ) {
+            (Some(ours), Some(theirs)) if only_a_cgroup.contains(&ours) => {
+                let host = Hierarchies::of_this_host().expect("a layout");
+                host.of(ours).is_some() && host.of(ours) == host.of(theirs)
+            }
+            _ => false,
+        },
     };
+    let with_it = |other: &str| other == name || shares_with_it(other);
     let (gone, others): (BTreeSet<&str>, BTreeSet<&str>) =
         all.into_iter().partition(|other| with_it(other));
     let isolation = others.into_iter().collect::<Vec<_>>().join(",");
@@ -134,6 +144,12 @@ fn removed(name: &str) {
         .filter(|(isolator, item)| !follows(name, isolator, item))
         .map(|(isolator, _)| *isolator)
         .collect();
+    // What declares nothing shows nothing but its hierarchy of v1.
+    let shows = |name: &&str| match name.strip_prefix("cgroups/") {
+        Some(controller) => !only_a_cgroup.contains(&controller) || is_v1(controller),
+        None => true,
+    };
+    let gone: BTreeSet<&str> = gone.into_iter().filter(shows).collect();
     assert_eq!(isolators, gone, "{weaker:?}");
 }
 
